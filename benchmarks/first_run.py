@@ -2,8 +2,14 @@
 
     python benchmarks/first_run.py                     # three rounds, seconds
     python benchmarks/first_run.py --checkout OTHER    # of another copy of the package, in turn with this one
+    python benchmarks/first_run.py --fields DATA       # a script that finds one field, beside greedy
+    python benchmarks/first_run.py --fields DATA --greedy PYTHON    # one that has picsl-greedy and SimpleITK
 
 Each run is a process of its own, with empty folders for compiled code and for the locks of the host.
+
+With `--fields`, compiled code is there, and the time is that of the whole process: Python's start and end, the imports,
+and the registration of the pair of `deformable.py --only brain`. greedy is not given an affine map, and looks for none;
+its settings are those of `deformable_peer.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +19,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import numpy as np
+from deformable import brain
 
 HERE = Path(__file__).parents[1]
 
@@ -35,6 +45,22 @@ ended = time.perf_counter()
 print(f"{imported - began:.2f} {ended - imported:.2f} {ended - began:.2f}")
 """
 
+_FIELD = """
+import sys
+import numpy as np
+import daskreg as dr
+fit = dr.register(np.load("fixed.npy"), np.load("moving.npy"), model="bspline", metric="ncc")
+assert fit.ok
+"""
+
+_FIELD_BY_GREEDY = """
+import sys
+sys.path.append(sys.argv[1])
+import numpy as np
+from deformable_peer import greedy
+greedy(np.load("fixed.npy"), np.load("moving.npy"), np.ones(3))
+"""
+
 
 def first(checkout: Path, call: str) -> list[float]:
     """Seconds of the import, of the call, and of both."""
@@ -45,12 +71,37 @@ def first(checkout: Path, call: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
+def fields(data: Path, copies: list[Path], python: str, rounds: int) -> None:
+    """Print the seconds of processes that find one field each."""
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    runs = {
+        f"{copy.name}: daskreg": ([sys.executable, "-c", _FIELD], plain | {"PYTHONPATH": str(copy)}) for copy in copies
+    }
+    runs["greedy"] = [python, "-c", _FIELD_BY_GREEDY, str(Path(__file__).parent)], plain
+    with tempfile.TemporaryDirectory() as folder:
+        for name, image in zip(("fixed", "moving"), brain(data)[0], strict=True):
+            np.save(Path(folder, name), image.astype(np.float32))
+        for number in range(rounds + 1):
+            for name, (command, environment) in runs.items():
+                began = time.perf_counter()
+                subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=True)
+                if number:  # the first round compiles
+                    print(f"{name}: {time.perf_counter() - began:.2f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--checkout", type=Path, help="another copy of the package")
+    parser.add_argument("--fields", type=Path, metavar="DATA", help="the folder of the data")
+    parser.add_argument(
+        "--greedy", default=sys.executable, metavar="PYTHON", help="that has picsl-greedy and SimpleITK"
+    )
     options = parser.parse_args()
     copies = [HERE] if options.checkout is None else [options.checkout.resolve(), HERE]
+    if options.fields is not None:
+        fields(options.fields, copies, options.greedy, options.rounds)
+        return
     for _ in range(options.rounds):
         for call in ("register", "warp"):
             for copy in copies:

@@ -106,6 +106,10 @@ WITHOUT_TORCH = {
     "sources.readers.vtkhdf", "fields", "flat", "plot", "output_page", "contents", "viewing",
 }  # fmt: skip
 NEEDS_TORCH = {"runtime.triton_support", "clouds.brute_force_triton", "clouds.soft_correspondence"}
+
+# What imports neither dask nor xarray nor zarr, also not through another module, as their import takes a second:
+# warps and registrations of NumPy arrays.
+FOR_NUMPY = ("warping", "registration.register", "registration.pair", "registration.deformable", "fields")
 MOST_FILES, MOST_LINES = 25, 5500
 
 # Not at the top of a module, since `import daskreg` and CPU workers must stay light.
@@ -290,6 +294,13 @@ def test_torch_is_not_reached_through_another_module(modules: list[str]) -> None
         for name in reached(module):
             names = outer(imports(MODULES[name], name, inside=False))
             assert "torch" not in names, f"importing {module} imports {name}, which imports torch"
+
+
+@pytest.mark.parametrize("module", FOR_NUMPY)
+def test_numpy_arrays_need_no_arrays_of_other_libraries(module: str) -> None:
+    for name in reached(module):
+        names = outer(imports(MODULES[name], name, inside=False))
+        assert not names & {"dask", "xarray", "zarr"}, f"importing {module} imports {name}, which imports {names}"
 
 
 def own_names(tree: ast.Module) -> set[str]:

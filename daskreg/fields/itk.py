@@ -23,7 +23,6 @@ from daskreg.fields.transform import FieldTransform
 from daskreg.formats.transforms.itk_types import TransformRecord, to_records
 from daskreg.geometry import Grid, Transform
 from daskreg.runtime.atomic import replacing
-from daskreg.sources.readers.itk import image_information, whole_image
 
 _MOST_NUMBERS = 2**27
 _PART = 2**20
@@ -126,6 +125,8 @@ def read_image(path: Path) -> DisplacementField:
 
 def _read_whole(path: Path) -> Any:
     """The SimpleITK.Image in a file. A gzip file is unpacked first: ITK reads zeros where one is cut short."""
+    from daskreg.sources.readers.itk import image_information, whole_image  # zarr, as all readers
+
     if not path.name.lower().endswith(".gz"):
         return whole_image(str(path))
     header = image_information(str(path))
@@ -175,6 +176,8 @@ def is_vector_image(path: Path) -> bool:
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")) or not path.is_file():
         return False
+    from daskreg.sources.readers.itk import image_information
+
     return bool(image_information(str(path)).GetNumberOfComponents() > 1)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
 from daskreg.geometry import Box, Grid, SliceAffines, Transform, common_unit
 from daskreg.geometry.slices import slice_position
-from daskreg.volumes import to_dataarray
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +30,11 @@ def jacobian(transform: Transform, grid: Grid) -> xr.DataArray:
     Raises: ShapeMismatchError where the grid has another number of axes than what the transform warps; OptionError for
         what is no grid.
     """
+    import dask.array as da
+    from dask.base import tokenize
+
+    from daskreg.volumes import to_dataarray
+
     if not isinstance(grid, Grid):
         raise OptionError(f"grid must be a Grid, such as dr.Grid(image.shape), not {type(grid).__name__}")
     if grid.ndim != transform.array_ndim:

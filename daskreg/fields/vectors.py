@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from daskreg.errors import InvalidTransformError, ShapeMismatchError
 from daskreg.fields.bounds import VectorBounds, check_finite, vector_bounds
 from daskreg.geometry import Box, Grid
+from daskreg.runtime.device import loaded
 from daskreg.runtime.lazy import Lazy
 from daskreg.sources import Source
 from daskreg.sources.in_memory import source_in_memory
-from daskreg.volumes import volume_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,8 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
         return value
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    if isinstance(value, xr.DataArray):
+    xarray = loaded("xarray")
+    if xarray is not None and isinstance(value, xarray.DataArray):
         value = value.data
     if not hasattr(value, "dtype") or not hasattr(value, "shape"):
         try:
@@ -90,6 +90,8 @@ def vectors_of(value: Any, grid: Grid, lead: int = 0) -> Vectors:
         return found
     if kind != "f":
         raise InvalidTransformError(f"stored vectors must be float32 or float64, not {value.dtype}: convert them")
+    from daskreg.volumes import volume_of  # dask, xarray and zarr, which arrays in memory do not need
+
     return Vectors(volume_of(value).source, lead)
 
 

@@ -21,7 +21,6 @@ from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.section import Section
 from daskreg.reporting.words import duration
-from daskreg.volumes import volume_of
 
 if TYPE_CHECKING:
     from daskreg.registration.images import Image
@@ -239,6 +238,8 @@ _FACTS = (
 
 def _one_image(value: Any, owner: str) -> tuple[Any, Grid]:
     """The voxels of a volume with one channel, and where they lie."""
+    from daskreg.volumes import volume_of
+
     volume = volume_of(value, colour_ndim=3)
     entries = volume.only_entries(None, owner=owner)
     return volume.array.isel(entries).data, volume.grid

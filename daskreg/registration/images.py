@@ -2,6 +2,8 @@
 
 Volumes that are larger than the memory budget are read as block means, streamed, with a warning. The level of an image
 (`sources.level`) is subtracted in float64, before the voxels become float32.
+
+dask, xarray and zarr are imported only for what is not a NumPy array, with `daskreg.volumes`, and for means of blocks.
 """
 
 from __future__ import annotations
@@ -12,10 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import torch
-from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.errors import (
@@ -36,8 +36,9 @@ from daskreg.registration.pyramids.bad_voxels import (
 )
 from daskreg.registration.pyramids.pyramid import ImageBatch, all_finite, image_batch, shrink
 from daskreg.runtime.memory import available_memory
+from daskreg.sources.channels import only_entry
+from daskreg.sources.in_memory import source_of_numpy
 from daskreg.sources.level import level_of
-from daskreg.volumes import mask_array, volume_of
 
 # Bytes of memory for each voxel that is read: levels, gradients and samples.
 _BYTES_PER_VOXEL = 64
@@ -93,16 +94,14 @@ def read_image(
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
     """
-    volume = volume_of(value, colour_ndim=3)
-    array = volume.array.isel(volume.only_entries(channel, owner=what))
-    where = volume.grid
+    data, where = _one_image(value, channel, what)
     if where.ndim not in (2, 3):
         raise ShapeMismatchError(f"{what} has {where.ndim} spatial axes; 2 or 3 are needed")
     keep = [k for k, n in enumerate(where.shape) if n > 1]
     dropped = tuple(where.names[k] for k in range(where.ndim) if k not in keep)
     if len(keep) < 2:
         raise DegenerateImageError(f"{what} of shape {where.shape} is a line or a point, not an image")
-    data, flat = array.data, where.take(keep)
+    flat = where.take(keep)
     cover = None if mask is None else _mask_data(mask, where, what)
     if dropped:
         warnings.warn(
@@ -131,6 +130,19 @@ def read_image(
     found = None if cover is None else torch.as_tensor(np.array(cover)).to(device)
     check_content(values, found, what, offset)
     return Image(values, flat, found, dropped, factors, offset, bad)
+
+
+def _one_image(value: Any, channel: int | str | None, what: str) -> tuple[Any, Grid]:
+    """The voxels of the one channel and time that are meant, NumPy or dask, and their grid."""
+    if isinstance(value, np.ndarray):
+        source, _ = source_of_numpy(value, colour_ndim=3)
+        for dim, count in zip(source.lead, source.shape, strict=False):
+            source = source.pick(dim, only_entry(dim, count, (), channel, what))
+        return source.view(), source.grid
+    from daskreg.volumes import volume_of
+
+    volume = volume_of(value, colour_ndim=3)
+    return volume.array.isel(volume.only_entries(channel, owner=what)).data, volume.grid
 
 
 def read_alike(value: NDArray[Any], like: Image, *, what: str) -> Image:
@@ -221,7 +233,12 @@ def middle_box(shape: tuple[int, ...]) -> Box:
 
 
 def _mask_data(mask: Any, grid: Grid, what: str) -> Any:
-    data = mask_array(mask)
+    if isinstance(mask, np.ndarray):
+        data = mask if mask.dtype == bool else mask > 0
+    else:
+        from daskreg.volumes import mask_array
+
+        data = mask_array(mask)
     if data.shape != grid.shape:
         raise ShapeMismatchError(f"{what}_mask has shape {data.shape}, but {what} has {grid.shape}")
     return data
@@ -244,11 +261,14 @@ def _factors_within(budget: int, grid: Grid, data: Any, what: str) -> tuple[int,
     factors = factors_within(budget, grid)
     if all(f == 1 for f in factors):
         return ()
-    if isinstance(data, da.Array) and math.prod(data.chunksize) > budget:
+    chunk = getattr(data, "chunksize", ())  # of a dask array
+    if math.prod(chunk) > budget:
         raise MemoryBudgetError(
-            f"{what} has {math.prod(grid.shape):.3g} voxels, in chunks of {data.chunksize}, and {budget:.3g} fit in "
+            f"{what} has {math.prod(grid.shape):.3g} voxels, in chunks of {chunk}, and {budget:.3g} fit in "
             "memory: open a coarser level with level=, or smaller chunks"
         )
+    from dask.utils import format_bytes
+
     needed, usable = (format_bytes(n * _BYTES_PER_VOXEL) for n in (math.prod(grid.shape), budget))
     warnings.warn(
         f"{what} is read as means of {' x '.join(map(str, factors))} voxels: in full it needs {needed} of memory, and "
@@ -290,6 +310,8 @@ def _block_means(
     data: Any, mask: Any, grid: Grid, factors: tuple[int, ...], *, offset: float, code: float | None
 ) -> tuple[Any, Any, Grid]:
     """Lazy means over blocks, less the offset, of the data and the mask, and their grid; NaN where a gap is."""
+    import dask.array as da
+
     used = Box.of([n // f * f for n, f in zip(grid.shape, factors, strict=True)])
     axes = dict(enumerate(factors))
     lazy = da.asarray(data)[used.slices]

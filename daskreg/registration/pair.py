@@ -46,7 +46,6 @@ from daskreg.runtime.compile_ahead import missed, take_part
 from daskreg.runtime.device import library_threads, limit_threads, resolve
 from daskreg.runtime.progress import Progress, at_stage
 from daskreg.runtime.threads import use_threads
-from daskreg.volumes import volume_of
 
 Floats = NDArray[np.float64]
 
@@ -96,6 +95,8 @@ def register_pair(
     if resolution not in RESOLUTIONS:
         raise OptionError(f"resolution {resolution!r} is unknown: use {', '.join(RESOLUTIONS)}")
     if resolution == "full":
+        from daskreg.volumes import volume_of
+
         fixed, moving = (volume_of(image, colour_ndim=3) for image in (fixed, moving))
         if not (fits_in_memory(fixed.grid.shape) and fits_in_memory(moving.grid.shape)):
             metrics = (*METRICS, "lncc") if model == "bspline" else METRICS

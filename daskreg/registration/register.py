@@ -105,9 +105,9 @@ def register(
     axes = getattr(fixed, "ndim", 0) - (channel is not None)
     compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"
     small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL
-    if compiles and not small:
-        begin(_KERNELS, axes)
     with without_collector():
+        if compiles and not small:
+            begin(_KERNELS, axes)
         from daskreg.registration.pair import register_pair
 
     fit = register_pair(

@@ -9,12 +9,15 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import psutil
+
 from daskreg.errors import NoWorkersError, OptionError
+from daskreg.runtime.memory import group_folders
 
 _SHARE_A_GPU = 8
 # Each library reads its variable when it is loaded. ZARR_... is the size of zarr's own pool of threads.
@@ -103,10 +106,22 @@ def cores() -> int:
 
 @cache
 def _cores_of_system() -> int:
-    """Affinity and cgroup limits, asked once: dask reads files of the system, and small calls ask often."""
-    from dask.system import cpu_count
+    """Affinity and cgroup limits, asked once, since these are files and small calls ask often."""
+    process = psutil.Process()
+    count = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
+    return max(1, min([count, *quotas()]))
 
-    return int(cpu_count())
+
+def quotas() -> Iterator[int]:
+    """Cores, rounded up, whose time each control group of this process may use, where it has a limit."""
+    for folder in group_folders("cpu"):
+        with suppress(OSError, ValueError):  # no such file, or "max" and -1: no limit
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+            yield -(-quota // period)
+        with suppress(OSError, ValueError):
+            quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            if quota > 0:
+                yield -(-quota // period)
 
 
 def tasks_at_once(cores_per_worker: int, *, gpu: bool) -> int:

@@ -25,6 +25,9 @@ _FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.us
 # Lines of memory.stat: pages of files, which the kernel can take back.
 _FILE_PAGES = {"active_file", "inactive_file", "total_active_file", "total_inactive_file"}
 
+_FROZEN_BY_PYTHON = 1000
+"""Objects that Python, of some versions, keeps from its collector; there are fewer."""
+
 
 def pages(nbytes: int) -> NDArray[np.uint8]:
     """(nbytes,) memory without values in pages of its own, which the system has back when the array is deleted.
@@ -47,24 +50,27 @@ def available_memory() -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """Bytes below the limit of each control group that this process is in, and of the groups around it."""
-    for folder in _folders():
+    for folder in group_folders("memory"):
         for limit, used in _FILES:
             most, now = _number(folder / limit), _number(folder / used)
             if most is not None and now is not None:
                 yield most - now + _file_pages(folder / "memory.stat")
 
 
-def _folders() -> Iterator[Path]:
-    """The folders of the control groups; inside a container, its own group is the root."""
+def group_folders(controller: str) -> Iterator[Path]:
+    """The folders of the control groups of this process that limit what a controller ("memory", "cpu") counts.
+
+    Inside a container, its own group is the root.
+    """
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        root = _GROUPS / "memory" if controllers else _GROUPS
+        root = _GROUPS / controller if controllers else _GROUPS
         inner = PurePosixPath(path.lstrip("/"))
         yield from (root / part for part in (inner, *inner.parents) if ".." not in part.parts)
 
@@ -105,11 +111,17 @@ def _left_of_worker() -> Iterator[int]:
 @contextmanager
 def without_collector() -> Iterator[None]:
     """For what makes many objects and keeps them: looking for unused ones is a tenth of the time to compile, a quarter
-    of that to import torch, and half of that to read a large ledger."""
+    of that to import torch, and half of that to read a large ledger.
+
+    The objects then count as old, so that the collector looks at them when it looks at all.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            if gc.get_freeze_count() < _FROZEN_BY_PYTHON:  # else the program has frozen others, which stay so
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation
             gc.enable()

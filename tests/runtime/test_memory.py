@@ -1,14 +1,15 @@
-"""Memory that is available: cached files count as available, limits of control groups hold."""
+"""Memory and cores that are available: cached files count as available, limits of control groups hold."""
 
 from __future__ import annotations
 
+import gc
 import types
 from pathlib import Path
 
 import psutil
 import pytest
 
-from daskreg.runtime import memory
+from daskreg.runtime import device, memory
 
 MACHINE = 10**12
 
@@ -55,6 +56,33 @@ def test_groups_of_version_1(groups: Path) -> None:
     assert memory.available_memory() == 3000
 
 
+def test_quotas_of_cores(groups: Path) -> None:
+    write(groups, membership="0::/job.slice/step_0", cpu__max="max 100000")
+    write(groups / "job.slice", cpu__max="250000 100000")
+    write(groups / "job.slice/step_0", cpu__max="max 100000")
+    assert list(device.quotas()) == [3]
+    write(groups / "job.slice/step_0", cpu__max="100000 100000")
+    assert list(device.quotas()) == [1, 3]
+
+
+def test_quotas_of_version_1(groups: Path) -> None:
+    write(groups, membership="5:cpu,cpuacct:/job/step\n4:memory:/other")
+    write(groups / "cpu/job", cpu__cfs_quota_us=150000, cpu__cfs_period_us=50000)
+    write(groups / "cpu/job/step", cpu__cfs_quota_us=-1, cpu__cfs_period_us=50000)
+    write(groups / "cpu/other", cpu__cfs_quota_us=50000, cpu__cfs_period_us=50000)
+    assert list(device.quotas()) == [3]
+
+
 def test_a_container_sees_its_own_group_as_the_root(groups: Path) -> None:
     write(groups, membership="0::/../../outside", memory__max=800, memory__current=300)
     assert memory.available_memory() == 500
+
+
+def test_what_is_made_without_the_collector_is_old_and_not_kept() -> None:
+    with memory.without_collector():
+        made = [[k] for k in range(10)]
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    old = {id(thing) for thing in gc.get_objects(generation=2)}
+    assert all(id(thing) in old for thing in made)
+    assert gc.get_freeze_count() < 1000  # what is frozen is never collected

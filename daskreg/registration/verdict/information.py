@@ -66,9 +66,9 @@ def information_of(pair: Aligned, bands: Bands) -> Information:
     known = values > _LEAST_CURVATURE * max(float(values[-1]), 1e-12)
     step = vectors[:, known] @ ((vectors.T @ slope)[known] / values[known])
     offset = _size(np.tensordot(step, fields, 1), pair.weight)
-    information = np.zeros(len(unit))
+    information, turn = np.zeros(len(unit)), vectors.T.astype(np.float32)
     for gain, band, (f, w) in zip(gains, used, slopes, strict=True):
-        first, second = vectors.T @ f, vectors.T @ w
+        first, second = turn @ f, turn @ w
         products = (first * second).reshape(-1, *pair.weight.shape)
         side = max(2, round(_CELL * bands.sigmas[band]))
         cells = cell_sums(products, [side] * pair.weight.ndim)
@@ -114,10 +114,10 @@ def _size(field: Floats, weight: Singles) -> float:
 def _along(slopes: NDArray[np.float32], fields: Floats) -> NDArray[np.float32]:
     """(P, N) the derivatives of an image by the parameters, from those along the axes and the displacements."""
     shape = slopes.shape[1:]
+    middle = (np.array(shape) - 1) / 2  # coordinates from there on are small, and so are their rounding errors
     axes = np.ogrid[tuple(slice(0, n) for n in shape)]
-    out = np.zeros((len(fields), *shape), np.float32)
-    for p, field in enumerate(fields):
-        for row, slope in zip(field, slopes, strict=True):
-            where = row[-1] + sum(c * x for c, x in zip(row[:-1], axes, strict=True))
-            out[p] += slope * np.asarray(where, np.float32)
-    return out.reshape(len(fields), -1)
+    places = [np.asarray(x - c, np.float32) for x, c in zip(axes, middle, strict=True)]
+    by_place = np.stack([(slope * place).ravel() for slope in slopes for place in (*places, np.float32(1))])
+    centred = fields.copy()
+    centred[..., -1] += fields[..., :-1] @ middle
+    return np.asarray(centred.reshape(len(fields), -1).astype(np.float32) @ by_place)

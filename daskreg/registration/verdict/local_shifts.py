@@ -18,7 +18,6 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from daskreg.geometry import Grid
 from daskreg.registration.verdict.correlations import positive_correlations
@@ -83,6 +82,8 @@ class LocalShifts:
         Args:
             grid: of the images that were compared.
         """
+        from scipy.spatial.distance import cdist  # takes a tenth of a second
+
         sure = self.gains > _SURELY
         if not sure.any():
             return np.zeros(points.shape)

@@ -91,7 +91,11 @@ class Windows:
     @classmethod
     def of(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
         """Of an image of this shape, with nodes about so many voxels apart along each axis."""
-        cells = [max(1, round(n / apart)) for n, apart in zip(shape, spacing, strict=True)]
+        return cls.of_cells(shape, _cells(shape, spacing))
+
+    @classmethod
+    def of_cells(cls, shape: Sequence[int], cells: Sequence[int]) -> Windows:
+        """Of an image of this shape, with so many distances of nodes along each axis."""
         return cls.at([(np.arange(n) + 0.5) * m / n for n, m in zip(shape, cells, strict=True)], cells)
 
     @classmethod
@@ -210,6 +214,48 @@ def local_match(
         residual = residual - (windows.at_voxels(more) * warped + windows.at_voxels(more_offset))
     nodes = np.stack([gain, offset, 1 / spread, common])
     return LocalMatch.given((fixed, warped), weight, nodes, windows, min(mean(left / spread), 1.0))
+
+
+def window_fit(sums: NDArray[Any], left: tuple[NDArray[Any], NDArray[Any]]) -> tuple[Singles, float]:
+    """What `local_match` finds, from sums of windows alone, where gain and offset are known but for a little.
+
+    Args:
+        sums: (6, *nodes) of the weight, fixed, warped, fixed squared, fixed times warped, warped squared.
+        left: (*nodes) sums of what the known gain and offset leave of the fixed image, and of that times the warped
+            image.
+
+    Returns: (4, *nodes) what is to be added to gain and offset, precision and common, see `LocalMatch`; and `left` of
+        that.
+    """
+    n, f, w, ff, fw, sq = sums
+    total, count = max(float(n.sum(dtype=np.float64)), 1e-9), np.maximum(n, 1e-3)
+    f, w = f / count, w / count
+    few = _FEW / (count + _FEW)
+
+    def mean(values: NDArray[Any]) -> float:
+        return float((n * values).sum(dtype=np.float64)) / total
+
+    def steadied(values: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.maximum(values, 0) * (1 - few) + few * max(mean(values), 1e-12))
+
+    ff, fw, sq = (steadied(x) for x in (ff / count - f * f, fw / count - f * w, sq / count - w * w))
+    variance = np.maximum(ff - fw * fw / sq, 0)
+    spread = ff + _LEAST_VARIANCE * mean(ff)
+    r, rw = (x / count for x in left)
+    gain = (1 - few) * (rw - r * w) / sq
+    common = np.sqrt(np.clip(1 - variance / ff, 1e-4, 1))
+    nodes = np.stack([gain, r - gain * w, 1 / spread, common]).astype(np.float32)
+    return nodes, min(mean(variance / spread), 1.0)
+
+
+def cells_for_control(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+    """How many distances of nodes fit along each axis, see `Windows.for_control`."""
+    least, most = _APART[len(shape)]
+    return _cells(shape, [min(max(s, least), most) for s in spacing])
+
+
+def _cells(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+    return tuple(max(1, round(n / apart)) for n, apart in zip(shape, spacing, strict=True))
 
 
 def _splines(place: NDArray[np.float64], cells: int) -> Singles:

@@ -29,11 +29,11 @@ class LayerNoiseTask:
     inside: Box
     sigmas: tuple[tuple[float, ...], tuple[float, ...]]
     match: Match | None
-    around: LayerMatch | None = None
+    around: LayerMatch | None
     number: int = 0
 
     @classmethod
-    def of(cls, pair: LayerPair, sigmas: Any, match: Match | None, around: LayerMatch | None = None) -> LayerNoiseTask:
+    def of(cls, pair: LayerPair, sigmas: Any, match: Match | None, around: LayerMatch | None) -> LayerNoiseTask:
         """In the middle of the fixed image."""
         return cls(pair, Box.from_slices(middle_of(pair.pair.shape)), sigmas, match, around)
 
@@ -90,7 +90,7 @@ def _factor(images: LevelImages, found: Evaluated, sigmas: tuple[tuple[float, ..
     fixed, moving = (ImageBatch(torch.from_numpy(np.nan_to_num(x))[None], None, Grid(x.shape))
                      for x in (images.fixed, images.moving))  # fmt: skip
     level = PyramidLevel(fixed, moving, images.step, sigmas)
-    better = with_best_smoothing(level, np.array([found.mean_square]))
+    better = with_best_smoothing(level, np.array([found.residual_variance]))
     return 1.0 if better is None or better.sigmas is None else max(better.sigmas[0]) / max(sigmas[0])
 
 

@@ -36,12 +36,17 @@ _SQUARE_BYTES = 28 << 20
 class LayerPass:
     """What a pass found: sums over all voxels at some layers.
 
-    match: of the images. mean_square: of the residual, total: of the weight. before: the same score of the base alone.
+    match: of the images. around: gain and offset around each voxel, with which residuals were taken, for "lncc". next:
+    those that the images at the layers have. mean_square: of the residual, total: of the weight. misfit: what is
+    minimised. before: the score of the base alone.
     """
 
     match: Match
+    around: LayerMatch | None
+    next: LayerMatch | None
     total: float
     mean_square: float
+    misfit: float
     linear: Floats
     square: Singles | None
     before: tuple[float, float] | None
@@ -51,22 +56,21 @@ class LayerPass:
 class LayerPasses:
     """Passes over the blocks of a pair.
 
-    matched: whether one gain and one offset are free. around: those of each voxel instead, for "lncc".
+    matched: whether one gain and one offset are free.
     """
 
     pair: LazyPair
     sigmas: Sigmas
     work: Work
     matched: bool
-    around: LayerMatch | None = None
     blocks: list[Box] = field(default_factory=list)
     count: int = 0
 
-    def noise(self, layers: Layers, match: Match | None) -> LayerNoise:
+    def noise(self, layers: Layers, match: Match | None, around: LayerMatch | None) -> LayerNoise:
         """Of the middle, at some layers."""
-        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match, self.around)
+        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match, around)
         [found] = self.work.run(
-            f"noise-{self._name(task.pair, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
+            f"noise-{self._name(task.pair, around, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
             label="noise", store=layer_noise.to_arrays, restore=layer_noise.from_arrays,
         )  # fmt: skip
         return found
@@ -83,23 +87,27 @@ class LayerPasses:
         )
         self.work.expected = self.work.done + PASSES * (len(self._overlapping(self._pair((layers,)))) + 1)
 
-    def run(self, layers: Layers, match: Match, *, with_square: bool, base: Layers | None) -> LayerPass:
+    def run(
+        self, layers: Layers, match: Match, around: LayerMatch | None, *, with_square: bool, base: Layers | None
+    ) -> LayerPass:
         """Sum over all voxels.
 
         Args:
-            match: about that of the images at these layers. base: whose score is wanted, too.
+            match, around: about those of the images at these layers. base: whose score is wanted, too.
         """
         self.count += 1
         control = layers.control
         pair = self._pair((layers,) if base is None else (layers, base))
         held = with_square * square_bytes((1,) * control.ndim)  # earlier versions held more sums
-        name = self._name(pair, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
-        tasks = []
+        name = self._name(pair, around, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
+        tasks, none = [], Box((0,) * control.ndim, (0,) * control.ndim)
         for number, box in self._overlapping(pair):
             nodes = nodes_of(control, self.pair.fixed.grid, box)
             current = layers.current[(slice(None), *nodes.slices)]
-            tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square, self.around))
-        total = LayerTotal.of(pair, control.shape, with_square=with_square)
+            seen = none if around is None else around.level.nodes(box)
+            tasks.append(LayerTask(number, pair, box, control, nodes, current, match, with_square, around, seen))
+        windows = (0,) * control.ndim if around is None else around.level.shape
+        total = LayerTotal.of(pair, control.shape, windows, with_square=with_square)
         self.work.each(
             f"layers-{name}",
             sum_layers,
@@ -111,8 +119,10 @@ class LayerPasses:
         )
         products = total.products
         found, mean_square = _match(products[0], matched=self.matched)
-        if self.around is not None:
-            found = replace(found, correlation=float(np.sqrt(max(1 - mean_square, 0))))
+        following, misfit = None, mean_square
+        if around is not None:
+            following, misfit = around.after(total.windows)
+            found = replace(found, correlation=float(np.sqrt(1 - misfit)))
         # What J^T r is with the gain and the offset that follow from all voxels.
         linear, *others = total.linear
         for other, change in zip(others, (found.gain - match.gain, found.offset - match.offset), strict=False):
@@ -121,21 +131,22 @@ class LayerPasses:
         if base is not None:
             one, least = _match(products[1], matched=self.matched)
             before = one.correlation, least
-        return LayerPass(found, max(products[0, 0], 1e-9), mean_square, linear, total.square, before)
+        weight = max(products[0, 0], 1e-9)
+        return LayerPass(found, around, following, weight, mean_square, misfit, linear, total.square, before)
 
     def _overlapping(self, pair: LayerPair) -> list[tuple[int, Box]]:
         """The blocks where the images overlap, by number: the sums of the others are zero."""
         return [(number, box) for number, box in enumerate(self.blocks) if not pair.needs(box)[1].empty]
 
-    def _name(self, pair: LayerPair, *facts: object) -> str:
+    def _name(self, pair: LayerPair, around: LayerMatch | None, *facts: object) -> str:
         """Of a pass in the checkpoint: it says all that the results depend on."""
         digest = hashlib.sha256(repr(facts).encode())
         for one in pair.maps:
             numbers, more = one.identity()
             digest.update(numbers)
             digest.update(repr(more).encode())
-        if self.around is not None:
-            digest.update(self.around.nodes.tobytes())
+        if around is not None:
+            digest.update(around.identity())
         return digest.hexdigest()[:16]
 
     def _pair(self, layers: Sequence[Layers]) -> LayerPair:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box
-from daskreg.registration.blockwise.layer_match import LayerMatch
+from daskreg.registration.blockwise.layer_match import WINDOW_SUMS, LayerMatch
 from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.blockwise.pair import tiles
 from daskreg.registration.blockwise.slabs import slabs_of
@@ -33,7 +33,8 @@ class LayerTask:
     """A block at the transform of a pass.
 
     coefficients: (D, *nodes) of the current layer, for the control points of the block. gain, offset: with which
-    residuals are taken. with_square: also J^T J. around: gain and offset around each voxel, for "lncc".
+    residuals are taken. with_square: also J^T J. around: gain and offset around each voxel, for "lncc". window_nodes:
+    the nodes of its finest level for the block; none without it.
     """
 
     number: int
@@ -44,7 +45,8 @@ class LayerTask:
     coefficients: Floats
     match: Match
     with_square: bool
-    around: LayerMatch | None = None
+    around: LayerMatch | None
+    window_nodes: Box
 
     def carrying_little(self) -> LayerTask:
         """The same task with what it needs of arrays in memory, and no more."""
@@ -58,6 +60,7 @@ class LayerSums:
 
     products: (maps, 6) total weight, and the sums of fixed, warped, fixed squared, fixed times warped, warped squared.
     With gain and offset around each voxel, the residual takes the place of fixed, and zero that of warped.
+    windows: (8, *window_nodes) see `LayerMatch.sums`, for the nodes of the windows of the block; empty without these.
     square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual;
     where gain and offset are free, also of the warped image and of one: what J^T of the residual changes with them.
     """
@@ -67,6 +70,8 @@ class LayerSums:
     products: Floats
     square: Singles
     linear: Floats
+    window_nodes: Box
+    windows: Floats
 
 
 def sum_layers(task: LayerTask) -> LayerSums:
@@ -77,16 +82,22 @@ def sum_layers(task: LayerTask) -> LayerSums:
 
 def _summed(task: LayerTask) -> LayerSums:
     nodes = task.nodes
-    products = np.zeros((len(task.pair.maps), 6))
-    linear = np.zeros((linear_sums(task.pair), nodes.ndim, *nodes.shape))
-    square = no_square(nodes.shape) if task.with_square else np.zeros((0,) * 6, np.float32)
+    sums = LayerSums(
+        task.number,
+        nodes,
+        np.zeros((len(task.pair.maps), 6)),
+        no_square(nodes.shape) if task.with_square else np.zeros((0,) * 6, np.float32),
+        np.zeros((linear_sums(task.pair), nodes.ndim, *nodes.shape)),
+        task.window_nodes,
+        np.zeros((WINDOW_SUMS, *task.window_nodes.shape)),
+    )
     slabs = slabs_of(task.inside)
     for slab, stored in zip(slabs, task.pair.read_slabs(slabs), strict=True):
         for tile in tiles(slab) if stored is not None else ():
             images = task.pair.images(stored, tile) if stored is not None else None
             if images is not None:
-                products += _add_tile(task, images, tile, square, linear)
-    return LayerSums(task.number, nodes, products, square, linear)
+                _add_tile(task, images, tile, sums)
+    return sums
 
 
 def linear_sums(pair: LayerPair) -> int:
@@ -94,8 +105,8 @@ def linear_sums(pair: LayerPair) -> int:
     return 3 if pair.matched else 1
 
 
-def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, linear: Floats) -> Floats:
-    """Add the sums of a tile to those of the block; the sums of products of the images are returned."""
+def _add_tile(task: LayerTask, images: LevelImages, tile: Box, sums: LayerSums) -> None:
+    """Add the sums of a tile to those of the block."""
     level, control = task.pair.pair.fixed.grid, task.control
     voxels: list[Residuals] = []
     products = []
@@ -109,14 +120,18 @@ def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, 
             residual = np.sqrt(local.precision) * local.residual
             products.append(_products(weight, residual, np.zeros_like(residual)))
             voxels = voxels or [Residuals(images.gradient, *local.shared(weight))]
+            if number == 0:
+                around = task.around.sums(images.fixed, warped, weight, local.residual, tile)
+                seen = task.around.level.nodes(tile).within(task.around.level.nodes(task.inside))
+                sums.windows[(slice(None), *seen.slices)] += around
         else:
             products.append(_products(weight, images.fixed, warped))
             voxels = voxels or _by_one_match(images, warped, weight, task.match)
     held = nodes_of(control, level, tile)
     local_nodes = held.within(task.nodes)
     current = task.coefficients[(slice(None), *local_nodes.slices)]
-    for k, values in enumerate(voxels[: len(linear)]):
-        sums = cell_sums(
+    for k, values in enumerate(voxels[: len(sums.linear)]):
+        found = cell_sums(
             values,
             control,
             level,
@@ -125,10 +140,10 @@ def _add_tile(task: LayerTask, images: LevelImages, tile: Box, square: Singles, 
             with_square=task.with_square and k == 0,
             held=held,
         )
-        linear[k][(slice(None), *local_nodes.slices)] += sums.linear
-        if sums.square.size:
-            add_part(square, task.nodes.shape, sums.square, local_nodes)
-    return np.array(products)
+        sums.linear[k][(slice(None), *local_nodes.slices)] += found.linear
+        if found.square.size:
+            add_part(sums.square, task.nodes.shape, found.square, local_nodes)
+    sums.products[:] += np.array(products)
 
 
 def _by_one_match(images: LevelImages, warped: Singles, weight: Singles, match: Match) -> list[Residuals]:
@@ -146,31 +161,36 @@ def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:
 class LayerTotal:
     """The sums of blocks for all control points, to which those of one after another are added.
 
-    products, linear: see `LayerSums`. square: J^T J; None where it was not asked for.
+    products, linear, windows: see `LayerSums`. square: J^T J; None where it was not asked for.
     """
 
     products: Floats
     linear: Floats
     square: Singles | None
+    windows: Floats
 
     @classmethod
-    def of(cls, pair: LayerPair, shape: tuple[int, ...], *, with_square: bool) -> LayerTotal:
-        """The sums over no voxel for so many control points."""
-        linear = np.zeros((linear_sums(pair), len(shape), *shape))
-        return cls(np.zeros((len(pair.maps), 6)), linear, no_square(shape) if with_square else None)
+    def of(
+        cls, pair: LayerPair, shape: tuple[int, ...], window_nodes: tuple[int, ...], *, with_square: bool
+    ) -> LayerTotal:
+        """The sums over no voxel for so many control points, and nodes of windows."""
+        linear, windows = np.zeros((linear_sums(pair), len(shape), *shape)), np.zeros((WINDOW_SUMS, *window_nodes))
+        return cls(np.zeros((len(pair.maps), 6)), linear, no_square(shape) if with_square else None, windows)
 
     def add(self, part: LayerSums) -> None:
         """Add the sums of a block."""
         self.products[:] += part.products
         self.linear[(slice(None), slice(None), *part.nodes.slices)] += part.linear
+        self.windows[(slice(None), *part.window_nodes.slices)] += part.windows
         if self.square is not None:
             add_part(self.square, self.linear.shape[2:], part.square, part.nodes)
 
 
 def to_arrays(sums: LayerSums) -> Mapping[str, NDArray[Any]]:
     """The sums as named arrays, for a file."""
-    nodes = np.array([sums.nodes.start, sums.nodes.stop])
-    return {"nodes": nodes, "products": sums.products, "square": sums.square, "linear": sums.linear}
+    nodes, window_nodes = (np.array([box.start, box.stop]) for box in (sums.nodes, sums.window_nodes))
+    numbers = {name: getattr(sums, name) for name in ("products", "square", "linear", "windows")}
+    return {"nodes": nodes, "window_nodes": window_nodes, **numbers}
 
 
 def from_arrays(number: int, arrays: Mapping[str, NDArray[Any]]) -> LayerSums:
@@ -178,5 +198,6 @@ def from_arrays(number: int, arrays: Mapping[str, NDArray[Any]]) -> LayerSums:
 
     Raises: KeyError for other arrays.
     """
-    start, stop = arrays["nodes"].tolist()
-    return LayerSums(number, Box(tuple(start), tuple(stop)), *(arrays[x] for x in ("products", "square", "linear")))
+    nodes, window_nodes = (Box(*map(tuple, arrays[name].tolist())) for name in ("nodes", "window_nodes"))
+    products, square, linear, windows = (arrays[name] for name in ("products", "square", "linear", "windows"))
+    return LayerSums(number, nodes, products, square, linear, window_nodes, windows)

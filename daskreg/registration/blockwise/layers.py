@@ -3,8 +3,8 @@
 J^T J and J^T r are sums over voxels, and a voxel counts for the control points of its own cell only. So a pass over the
 blocks gives the equations of a Gauss-Newton step of all voxels, which are solved as those of a level in memory are. The
 coarse images leave little to do: a pass gives J^T J and J^T r, the next one J^T r alone, and so on, until what is still
-to move is less than the tolerance. It follows from how much shorter steps become, so that no pass only confirms the
-last step.
+to move is less than the tolerance, or gains no more than noise. It follows from how much shorter steps become, so that
+no pass only confirms the last step. With "lncc", a pass also sums what the windows of the next one follow from.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.cell_sums import Singles
+from daskreg.registration.deformable.coarse_to_fine import ENOUGH_SIGMAS, SETTLED_SIGMAS
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.estimate import LayerEstimate
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
-from daskreg.registration.deformable.solve_level import FEW_SIGMAS, RENEW
+from daskreg.registration.deformable.solve_level import RENEW
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
 
@@ -43,6 +44,9 @@ _ROUNDS, _SETTLED = 6, 0.03
 _TOLERANCE = 0.01
 # By which share a step may raise the cost.
 _RISE = 1e-3
+# The share by which the misfit still falls where noise is brought nearer to noise; a pass costs more than a step in
+# memory.
+_SETTLED_MISFIT = 0.005
 # The share of a step that is still to move after the first one, as far as it is known.
 _FIRST_SHARE = 0.5
 
@@ -66,19 +70,20 @@ def estimate_layers_of_all_voxels(
         pair: not smoothed yet. coarse: may be `without_voxels`, and so is what is returned.
         base: what the layers begin from. sigmas: of the Gaussians. covered: `share_of_weight` of the coarse image.
         grids: of control points, from coarse to fine, among them that of the coarse estimate.
-        matched, around: see `LayerPasses`.
+        matched: see `LayerPasses`. around: gain and offset around each voxel of the coarse images, for "lncc".
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
     state, layers = coarse.state, coarse.state.layers.rebased()  # as between the levels of a pyramid in memory
     for finer in grids[grids.index(layers.control) + 1 :]:
         layers = layers.refined(finer)
-    first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched, around).noise(layers, None)
-    passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched, around)
-    start = passes.noise(layers, None)
+    first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched).noise(layers, None, around)
+    passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched)
+    start = passes.noise(layers, None, around)
     passes.divide(layers)
     match = Match(start.gain, start.offset, state.found.correlation)
     # The gains around each voxel are not those of the base.
-    found = passes.run(layers, match, with_square=True, base=None if around else Layers.start(base, grids[-1]))
+    other = None if around is not None else Layers.start(base, grids[-1])
+    found = passes.run(layers, match, around, with_square=True, base=other)
     solver = _Solver(passes, layers, found, state.weight)
     solver.solve(tolerance * pair.step)
     before, found = found.before or coarse.before, solver.found
@@ -143,29 +148,35 @@ class _Solver:
         shape = layers.current.shape
         self.probe = np.where(np.random.default_rng(0).random(shape) < 0.5, -1.0, 1.0)
         self.determined, self.converged = 0.0, False
-        self.costs = [found.mean_square]
+        self.costs = [found.misfit]
         self._known: _Square | None = None
         self._guess: Floats | None = None
 
     def solve(self, tolerance: float) -> None:
         """Make steps and passes until less is left to move than the tolerance, world units."""
         step, limited = self._next_step()
-        lengths = [] if limited else [_length(step)]
+        lengths = self._lengths([], step, limited=limited)
         while not self._ends(lengths, tolerance) and self.passes.count < _MOST_PASSES:
             layers = self.layers.at(self.layers.current + step)
             layers = layers.finish() if limited else layers
-            known = self._known is not None and self._known.serves(layers)
-            found = self.passes.run(layers, self.found.match, with_square=not known, base=None)
-            if self._cost(layers, found) > self._cost(self.layers, self.found) * (1 + _RISE):
+            around = self.found.next
+            known = self._known is not None and self._known.serves(layers, around)
+            found = self.passes.run(layers, self.found.match, around, with_square=not known, base=None)
+            before, after = _comparable(self.found, found)
+            if self._cost(layers, after) > self._cost(self.layers, before) * (1 + _RISE):
                 # Too far, also where the layer was finished at a limit: half of the step is tried.
                 step, limited, lengths = step / 2, False, []
             else:
                 self.layers, self.found = layers, found
                 step, limited = self._next_step()
-                lengths = [] if limited else [*lengths, _length(step)]
-            self.costs.append(self.found.mean_square)
+                lengths = self._lengths(lengths, step, limited=limited)
+            self.costs.append(self.found.misfit)
         if self.converged:
             self.layers = self.layers.at(self.layers.current + step)
+
+    def _lengths(self, before: Sequence[float], step: Floats, *, limited: bool) -> list[float]:
+        """Those of steps that say how fast they become shorter; a step by the windows of the coarse images does not."""
+        return [] if limited or _coarsely(self.found.around) else [*before, _length(step)]
 
     def _ends(self, lengths: Sequence[float], tolerance: float) -> bool:
         """Whether the next step, of the last of these lengths, leaves too little to move for another."""
@@ -173,14 +184,17 @@ class _Solver:
             return False
         # A step that is not shorter than the one before says that it goes back and forth.
         share = lengths[-1] / lengths[-2] if len(lengths) > 1 else _FIRST_SHARE
-        few = FEW_SIGMAS**2 * self.determined
-        self.converged = share < 1 and (share * lengths[-1] < tolerance or share**2 * self.gain < few)
+        # What the step after the next one changes the misfit by, as a share.
+        fall = min(share, 1.0) * (1 - self.costs[-1] / self.costs[-2]) if len(lengths) > 1 else 1.0
+        few = SETTLED_SIGMAS if fall < _SETTLED_MISFIT else ENOUGH_SIGMAS
+        enough = min(share, 1.0) ** 2 * self.gain < few**2 * self.determined
+        self.converged = enough or (share < 1 and share * lengths[-1] < tolerance)
         return self.converged
 
     def _next_step(self) -> tuple[Floats, bool]:
         """The step from the current place, as far as the layer is one to one, and whether that is not the whole."""
         if self.found.square is not None:
-            self._known = _Square(self.found.square, self.layers)
+            self._known = _Square(self.found.square, self.layers, self.found.around)
         if self._known is None:
             raise RuntimeError("a pass returns J^T J where none is known")
         step = self._solution(self._known.square)
@@ -190,7 +204,7 @@ class _Solver:
 
     def _solution(self, square: Singles) -> Floats:
         """The step to the solution, with the weight of the prior that follows from it."""
-        noise = self.passes.noise(self.layers, self.found.match)
+        noise = self.passes.noise(self.layers, self.found.match, self.found.around)
         self.noise = NoiseModel(max(self.found.mean_square, 1e-12), noise.correlated, noise.shared)
         total, step = self.layers.total, np.zeros_like(self.layers.current)
         affine = self.layers.control.ndim * (self.layers.control.ndim + 1)
@@ -207,24 +221,39 @@ class _Solver:
                 break
         return step
 
-    def _cost(self, layers: Layers, found: LayerPass) -> float:
+    def _cost(self, layers: Layers, misfit: float) -> float:
         """Twice the cost, for as many voxels as overlap at the current place."""
         total = layers.total
-        return self.noise.precision * self.found.total * found.mean_square + self.weight * float(
+        return self.noise.precision * self.found.total * misfit + self.weight * float(
             np.vdot(total, self.bending(total))
         )
 
 
+def _comparable(one: LayerPass, other: LayerPass) -> tuple[float, float]:
+    """What the costs of two passes are compared by: residuals in windows of coarse voxels and of all are not alike."""
+    if _coarsely(one.around) != _coarsely(other.around):
+        return one.misfit, other.misfit
+    return one.mean_square, other.mean_square
+
+
+def _coarsely(around: LayerMatch | None) -> bool:
+    """Whether voxels count by the windows of the coarse images."""
+    return around is not None and around.fine is None
+
+
 @dataclass(frozen=True)
 class _Square:
-    """J^T J, and the layers at which it was summed."""
+    """J^T J, and the layers and the gain and offset around each voxel at which it was summed."""
 
     square: Singles
     layers: Layers
+    around: LayerMatch | None
 
-    def serves(self, layers: Layers) -> bool:
+    def serves(self, layers: Layers, around: LayerMatch | None) -> bool:
         """Whether the layers are so near that it need not be summed again."""
         if len(layers.finished) != len(self.layers.finished):
+            return False
+        if _coarsely(self.around) != _coarsely(around):
             return False
         moved = np.abs(layers.current - self.layers.current).max(axis=tuple(range(1, layers.current.ndim)))
         return bool(np.all(moved <= RENEW * np.asarray(layers.control.spacing)))

@@ -114,7 +114,8 @@ class LayersRequest:
         pair = lazy_pair(images, coarse, batches, regions, finest, metric=metric)
         around = None
         if metric == "lncc":
-            around = LayerMatch.of(_finest(levels, found, metric), found.state.layers.transform, pair.fixed.grid)
+            images_here, there = _finest(levels, found, metric), found.state.layers.transform
+            around = LayerMatch.of(images_here, there, pair.fixed.grid, grids[-1])
         found = without_voxels(found)
         del rough, levels, batches  # the coarse images on all levels take as much memory as the blocks
         release_memory()

@@ -27,7 +27,7 @@ _LEAST_LAYER = 0.5
 ENOUGH_SIGMAS = 0.2
 """Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
 last steps are too few to make up for the bias of a linear interpolation."""
-_SETTLED_SIGMAS = 0.5
+SETTLED_SIGMAS = 0.5
 """The same where the misfit hardly falls any more."""
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
@@ -130,7 +130,7 @@ def coarse_to_fine(
             tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
-            settled_sigmas=0.0 if metric == "mi" else _SETTLED_SIGMAS,
+            settled_sigmas=0.0 if metric == "mi" else SETTLED_SIGMAS,
             order=order,
             least_layer=0.0 if last or metric == "mi" else _LEAST_LAYER,
             found=found,

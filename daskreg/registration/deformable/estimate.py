@@ -146,7 +146,7 @@ def _with_last_steps(
     state, inliers = solved.state, solved.contradicting.inliers
     level, smoother = with_inliers(levels[solved.number], inliers), None
     if metric != "mi":  # what other modalities have not in common is no noise
-        smoother = with_best_smoothing(level, np.array([state.found.mean_square]))
+        smoother = with_best_smoothing(level, np.array([state.found.residual_variance]))
     if solved.final is not None and smoother is None:
         images, last = solved.final, replace(state, iterations=0, costs=[])
     else:

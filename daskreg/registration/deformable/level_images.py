@@ -67,6 +67,13 @@ class Evaluated:
         return self.mean_square if self.dependence is None else 1.0
 
     @property
+    def residual_variance(self) -> float:
+        """Of the residual in units of the fixed image: `mean_square` of "lncc" is one in windows."""
+        if self.local is None:
+            return self.mean_square
+        return float((self.weight * self.residual * self.residual).sum(dtype=np.float64)) / self.total
+
+    @property
     def misfit(self) -> float:
         """What is minimised: twice the negative log likelihood of a voxel times `variance`, but for a constant."""
         return self.mean_square if self.dependence is None else 2 * self.dependence.left

@@ -9,7 +9,7 @@ images have it in common: where they share nothing, noise is no information.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class LocalMatch:
 
     residual: (*shape) fixed - (gain warped + offset). left: the mean of 1 - correlation^2, of gain and offset that are
     the same in a window. misfit: the mean of the residual, squared, times the precision. nodes: (4, *nodes) from which
-    gain, offset, precision and common are interpolated.
+    gain, offset, precision and common are interpolated. known: what gain and offset are to be added to.
     """
 
     residual: Singles
@@ -40,6 +40,7 @@ class LocalMatch:
     misfit: float
     nodes: Singles
     windows: Windows
+    known: LocalMatch | None = None
 
     @classmethod
     def given(
@@ -62,12 +63,14 @@ class LocalMatch:
     @property
     def gain(self) -> Singles:
         """(*shape)."""
-        return self.windows.at_voxels(self.nodes[0])
+        found = self.windows.at_voxels(self.nodes[0])
+        return found if self.known is None else found + self.known.gain
 
     @property
     def offset(self) -> Singles:
         """(*shape)."""
-        return self.windows.at_voxels(self.nodes[1])
+        found = self.windows.at_voxels(self.nodes[1])
+        return found if self.known is None else found + self.known.offset
 
     @property
     def precision(self) -> Singles:
@@ -81,7 +84,8 @@ class LocalMatch:
 
     def part(self, box: Sequence[slice]) -> LocalMatch:
         """The same for the voxels of a box, given by slices with a start and a stop; left and misfit are of all."""
-        return LocalMatch(self.residual[tuple(box)], self.left, self.misfit, self.nodes, self.windows.part(box))
+        known = None if self.known is None else self.known.part(box)
+        return replace(self, residual=self.residual[tuple(box)], windows=self.windows.part(box), known=known)
 
     def shared(self, weight: Singles) -> tuple[Singles, Singles]:
         """(*shape) each: the residual of the whole gradient, for that part of it that both images share, and the weight
@@ -93,30 +97,72 @@ def local_match(
     fixed: Singles, warped: Singles, weight: Singles, windows: Windows, *, repeats: int = _REPEATS
 ) -> LocalMatch:
     """weight: (*shape) 0 where a voxel does not count. repeats: of the fit to what is left of the residual."""
-    n, f, w, ff, fw, sq = windows.moments(fixed, warped, weight)
-    total = max(float(n.sum(dtype=np.float64)), 1e-9)
-    count: Singles = np.asarray(np.maximum(n, 1e-3), np.float32)
-    f, w = f / count, w / count
-    ff, fw, sq = ff / count - f * f, fw / count - f * w, sq / count - w * w
-
-    def mean(values: NDArray[Any]) -> float:
-        return float((n * values).sum(dtype=np.float64)) / total
-
-    # What is known without the voxels of a window: what all windows have in common.
-    few = np.float32(_FEW) / (count + np.float32(_FEW))
-
-    def steadied(values: Singles) -> Singles:
-        return np.asarray(np.maximum(values, 0) * (1 - few) + few * max(mean(values), 1e-12), np.float32)
-
-    ff, fw, sq = steadied(ff), steadied(fw), steadied(sq)
-    gain = fw / sq
-    left = np.maximum(ff - gain * fw, 0)
-    common = np.sqrt(np.clip(1 - left / ff, 1e-4, 1))
-    spread = ff + np.float32(_LEAST_VARIANCE * mean(ff))
-    offset = f - gain * w
+    around = _Around.of(windows.moments(fixed, warped, weight))
+    gain = around.both / around.warped_variance
+    offset = around.fixed - gain * around.warped
     for _ in range(repeats):  # means of windows, interpolated, are smoother than gain and offset are: add what is left
-        r, rw = windows.residual_moments(fixed, warped, weight, np.stack([gain, offset])) / count
-        more = (1 - few) * (rw - r * w) / sq
-        gain, offset = gain + more, offset + (r - more * w)
-    nodes = np.stack([gain, offset, 1 / spread, common])
-    return LocalMatch.given((fixed, warped), weight, nodes, windows, min(mean(left / spread), 1.0))
+        left = windows.residual_moments(fixed, warped, weight, np.stack([gain, offset]))
+        more, more_offset = around.fit(left)
+        gain, offset = gain + more, offset + more_offset
+    nodes = np.stack([gain, offset, around.precision, around.common])
+    return LocalMatch.given((fixed, warped), weight, nodes, windows, around.left)
+
+
+def window_fit(moments: NDArray[Any], left: NDArray[Any]) -> tuple[Singles, float]:
+    """What `local_match` finds, from sums of windows alone, where gain and offset are known but for a little.
+
+    Args:
+        moments: (6, *nodes), see `Windows.moments`. left: (2, *nodes) sums of what the known gain and offset leave of
+            the fixed image, and of that times the warped image.
+
+    Returns: (4, *nodes) what is to be added to gain and offset, precision and common, see `LocalMatch`; and `left` of
+        that.
+    """
+    around = _Around.of(moments)
+    nodes = np.stack([*around.fit(left), around.precision, around.common]).astype(np.float32)
+    return nodes, around.left
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Of the windows of nodes, each (*nodes).
+
+    count: voxels. few: the part that is not known from these. fixed, warped: means. warped_variance, both: variance of
+    the warped image, and covariance of both. precision, common, left: see `LocalMatch`.
+    """
+
+    count: NDArray[Any]
+    few: NDArray[Any]
+    fixed: NDArray[Any]
+    warped: NDArray[Any]
+    warped_variance: NDArray[Any]
+    both: NDArray[Any]
+    precision: NDArray[Any]
+    common: NDArray[Any]
+    left: float
+
+    @classmethod
+    def of(cls, moments: NDArray[Any]) -> _Around:
+        n, f, w, ff, fw, sq = moments
+        total, count = max(float(n.sum(dtype=np.float64)), 1e-9), np.maximum(n, 1e-3)
+        f, w = f / count, w / count
+        few = _FEW / (count + _FEW)
+
+        def mean(values: NDArray[Any]) -> float:
+            return float((n * values).sum(dtype=np.float64)) / total
+
+        def steadied(values: NDArray[Any]) -> NDArray[Any]:
+            """With what all windows have in common where there are few voxels."""
+            return np.asarray(np.maximum(values, 0) * (1 - few) + few * max(mean(values), 1e-12))
+
+        ff, fw, sq = (steadied(x) for x in (ff / count - f * f, fw / count - f * w, sq / count - w * w))
+        left = np.maximum(ff - fw * (fw / sq), 0)
+        spread = ff + _LEAST_VARIANCE * mean(ff)
+        common = np.sqrt(np.clip(1 - left / ff, 1e-4, 1))
+        return cls(count, few, f, w, sq, fw, 1 / spread, common, min(mean(left / spread), 1.0))
+
+    def fit(self, left: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Gain and offset of a residual, from sums of it and of it times the warped image."""
+        r, rw = left / self.count
+        gain = (1 - self.few) * (rw - r * self.warped) / self.warped_variance
+        return gain, r - gain * self.warped

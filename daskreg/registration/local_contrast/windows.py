@@ -29,6 +29,20 @@ _ROWS = 256
 """Of an image, that one thread takes at once."""
 
 
+def cells_for_control(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+    """How many distances of nodes fit along each axis, if control points are so many voxels apart.
+
+    The nodes are as far apart, within limits: small windows take for gain and offset what the field can still align,
+    and large ones average these.
+    """
+    least, most = _APART[len(shape)]
+    return _cells(shape, [min(max(least, s), most) for s in spacing])
+
+
+def _cells(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, ...]:
+    return tuple(max(1, round(n / apart)) for n, apart in zip(shape, spacing, strict=True))
+
+
 @dataclass(frozen=True)
 class _Axis:
     """cells: how many distances of nodes fit along the axis. first: (n,) the first of the four nodes of each voxel.
@@ -86,7 +100,15 @@ class Windows:
     @classmethod
     def of(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
         """Of an image of this shape, with nodes about so many voxels apart along each axis."""
-        cells = [max(1, round(n / apart)) for n, apart in zip(shape, spacing, strict=True)]
+        return cls._of_cells(shape, _cells(shape, spacing))
+
+    @classmethod
+    def for_control(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
+        """Of an image of this shape, in which control points are so many voxels apart along each axis."""
+        return cls._of_cells(shape, cells_for_control(shape, spacing))
+
+    @classmethod
+    def _of_cells(cls, shape: Sequence[int], cells: Sequence[int]) -> Windows:
         return cls.at([(np.arange(n) + 0.5) * m / n for n, m in zip(shape, cells, strict=True)], cells)
 
     @classmethod
@@ -94,16 +116,6 @@ class Windows:
         """Of voxels at these places along each axis, in distances of nodes from the border of an image of so many;
         these increase."""
         return cls(tuple(_Axis.at(place, m) for place, m in zip(places, cells, strict=True)))
-
-    @classmethod
-    def for_control(cls, shape: Sequence[int], spacing: Sequence[float]) -> Windows:
-        """Of an image of this shape, in which control points are so many voxels apart along each axis.
-
-        The nodes are as far apart, within limits: small windows take for gain and offset what the field can still
-        align, and large ones average these.
-        """
-        least, most = _APART[len(shape)]
-        return cls.of(shape, [min(max(least, s), most) for s in spacing])
 
     @property
     def cells(self) -> tuple[int, ...]:

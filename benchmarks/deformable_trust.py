@@ -2,6 +2,7 @@
 
     python benchmarks/deformable_trust.py            # 72 fits
     python benchmarks/deformable_trust.py --metric auto --gradient
+    python benchmarks/deformable_trust.py --metric auto --replaced
 
 Photographs and textures, deformed by sums of plane waves: of several distances of control points ("long", which these
 follow) or about two ("short", which they do not). A fit is wrong where it says `ok` and a tenth of the
@@ -9,7 +10,8 @@ points inside is farther off than 4 of its standard deviations and 0.5 pixels; a
 `ok` though its median error is below 0.2 pixels and a tenth of the points at most is off by that.
 
 `--metric` takes the place of "ncc", `--only` has the cases of some metrics alone, and `--gradient` makes the moving
-image three times as bright and as rich in contrast at one corner as at the opposite one.
+image three times as bright and as rich in contrast at one corner as at the opposite one. `--replaced` has another
+texture in a sixth of the moving image.
 """
 
 from __future__ import annotations
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--metric", default="ncc", help='in place of "ncc"')
     parser.add_argument("--only", nargs="*", default=("ncc", "lncc", "mse"), help="the cases with these metrics")
     parser.add_argument("--gradient", action="store_true", help="of brightness, in the moving image")
+    parser.add_argument("--replaced", action="store_true", help="another texture in a sixth of the moving image")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     found = []
@@ -161,6 +164,10 @@ def main() -> None:
         if arguments.gradient:
             y, x = (np.linspace(0, 1, n) for n in SHAPE)
             moving = (moving - moving.min()) * (0.5 + 0.5 * (y[:, None] + x))
+        if arguments.replaced:
+            there = tuple(slice(round(0.55 * n), round(0.95 * n)) for n in SHAPE)
+            texture = ndimage.gaussian_filter(np.random.default_rng(case.number).normal(size=SHAPE), 1.5)[there]
+            moving[there] = moving.mean() + moving.std() * texture / texture.std()
         images = fixed, moving, field
         began = time.perf_counter()
         options = {} if case.spacing is None else {"spacing": case.spacing}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, without_edges
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of, without_edges
 from daskreg.registration.deformable.noise_model import LEAST_SHARE, compared_slopes
 
 Floats = NDArray[np.float64]
@@ -54,19 +54,28 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     The noise of the gradients is that of most places: half of the median of their squared differences.
     """
     # Beside voxels that are not known the warped image has no gradient.
-    weight, (fixed, moving) = without_edges(found.weight), compared_slopes(images, found, images.fixed_grid.box.slices)
-    # One after another, since each takes as much memory as an image.
-    common, ff, mm = (
-        _near(weight * (a * b).sum(0), control, images) for a, b in ((fixed, moving), (fixed, fixed), (moving, moving))
-    )
+    weight, box = without_edges(found.weight), images.fixed_grid.box.slices
     total = _near(weight, control, images)
-    energy, seen = np.sqrt(ff * mm), total > total.max() * 1e-3
+    seen = total > total.max() * 1e-3
     if not seen.any():
         return Agreement(control, np.ones(control.shape))
-    noise = float(np.median(np.maximum(ff + mm - 2 * common, 0)[seen] / total[seen])) / 2
+
+    def energies(fixed: Singles, moving: Singles) -> tuple[Floats, Floats, Floats, float]:
+        # One after another, since each takes as much memory as an image.
+        pairs = (fixed, moving), (fixed, fixed), (moving, moving)
+        common, ff, mm = (_near(weight * (a * b).sum(0), control, images) for a, b in pairs)
+        return common, ff, mm, float(np.median(np.maximum(ff + mm - 2 * common, 0)[seen] / total[seen])) / 2
+
+    common, ff, mm, noise = counted = energies(*compared_slopes(images, found, box))
+    signal, shared = 1 - noise * total / np.maximum(ff, 1e-30), float(common.sum()) / max(float(ff.sum()), 1e-30)
+    if (local := found.local) is not None:
+        # Where nothing is in common, no gradient counts: those of the images themselves, with the same contrast.
+        slopes = slopes_of(found.warped, images.fixed_grid.spacing)
+        counted = energies(images.gradient, local.gain / local.common * slopes)
+    common, ff, mm, noise = counted
+    energy = np.sqrt(ff * mm)
     expected = 1 - noise * total / np.maximum(energy, 1e-30)
     different = seen & (expected > _EXPECTED) & (common < _PART * expected * energy)
-    signal, shared = 1 - noise * total / np.maximum(ff, 1e-30), float(common.sum()) / max(float(ff.sum()), 1e-30)
     return Agreement(control, np.where(different, 0.0, np.clip(signal / max(shared, LEAST_SHARE), 0, 1)))
 
 

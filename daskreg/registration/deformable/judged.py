@@ -41,15 +41,17 @@ def verdict_of(
     *,
     determined: Mapping[float, float],
     reach: float,
+    confirmed: bool = False,
 ) -> Verdict:
     """The verdict on the images that a transform brought together, as if they were a pair at the identity.
 
     A field can make unrelated images more alike than a pose can: for each coefficient that the images determine, the
-    evidence that is needed grows by what one more parameter of that range explains by chance.
+    evidence that is needed grows by what one more parameter of that range explains by chance. It does not if small
+    windows all over the images confirm it: each of these allows for all shifts that a field could have given it.
 
     Args:
         determined: number of coefficients that the images determine, by the step of a level: a level does not see what
-            only finer ones determine. reach: range of each, world units.
+            only finer ones determine. reach: range of each, world units. confirmed: by small windows.
     """
     # Coarse levels have too few voxels for the evidence against many coefficients.
     level = _brought_together(suitable(levels)[-1], transform, metric)
@@ -58,6 +60,8 @@ def verdict_of(
     if metric == "mi" and not verdict.settled:
         # As for affine maps: other modalities may agree in their edges alone.
         verdict = verdicts_of(problem, [edges_of(level)], identity)[0]
+    if confirmed:
+        return verdict
     ways = max(1.0, reach / level.step / _APART)
     count = determined[min(determined, key=lambda step: abs(math.log(step / level.step)))]
     # The relation of values was estimated, too.

@@ -146,6 +146,7 @@ def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], gr
         metric,
         determined=found.determined,
         reach=2 * float(layers.control.limits.max()),
+        confirmed=metric != "mi" and isinstance(found, LayerEstimate) and found.shifts.confirm,
     )
 
 

@@ -60,6 +60,11 @@ class LocalShifts:
         return len(self.gains) < _MANY * self.windows
 
     @property
+    def confirm(self) -> bool:
+        """Whether most windows say that they belong where they are, each by more than its best shift does by chance."""
+        return self.settled >= max(_LEAST_WINDOWS, _MANY * self.windows)
+
+    @property
     def moved(self) -> NDArray[np.bool_]:
         """(N,) whether they fit better than where they are."""
         return np.asarray(self.gains > _MOVED)

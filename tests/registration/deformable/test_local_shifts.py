@@ -88,3 +88,12 @@ def test_a_motion_that_control_points_do_not_follow_is_uncertain() -> None:
     assert right.ok, right.status
     assert np.median(away(right)) < 0.1
     assert np.median(right.sigma_at(points)) < 0.2
+
+
+def test_most_windows_confirm_a_motion_if_they_stay_where_they_are() -> None:
+    def of(gain: float, windows: int) -> LocalShifts:
+        return LocalShifts(np.zeros((9, 2)), np.zeros((9, 2)), np.full(9, gain), windows)
+
+    assert of(0.0, 18).confirm
+    assert not of(0.0, 30).confirm
+    assert not of(9.0, 18).confirm

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from daskreg.registration.metrics import Loss
 
 _KERNELS = "daskreg.registration.score_sums_numba"
+_PAIR = "daskreg.registration.pair"
 
 
 @shows_progress("registering")
@@ -105,7 +108,7 @@ def register(
     axes = getattr(fixed, "ndim", 0) - (channel is not None)
     compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"
     small = max(math.prod(getattr(image, "shape", ())) for image in (fixed, moving)) <= torch_instead.SMALL
-    with without_collector():
+    with nullcontext() if _PAIR in sys.modules else without_collector(once=True):
         if compiles and not small:
             begin(_KERNELS, axes)
         from daskreg.registration.pair import register_pair

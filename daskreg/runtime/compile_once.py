@@ -54,7 +54,7 @@ def share_compilation(kernel: Any) -> Any:
             global_compiler_lock,
             _lock_of_host(_lock_name(kernel)),
             _NOTICE.while_compiling(kernel),
-            without_collector(),
+            without_collector(once=True),
         ):
             known = _compiled(kernel)
             made = compile_here(signature)

@@ -108,8 +108,10 @@ def cores() -> int:
 def _cores_of_system() -> int:
     """Affinity and cgroup limits, asked once, since these are files and small calls ask often."""
     process = psutil.Process()
-    count = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
-    return max(1, min([count, *quotas()]))
+    counts = [getattr(os, "process_cpu_count", os.cpu_count)() or 1, *quotas()]  # the former heeds PYTHON_CPU_COUNT
+    if hasattr(process, "cpu_affinity"):
+        counts.append(len(process.cpu_affinity()))
+    return max(1, min(counts))
 
 
 def quotas() -> Iterator[int]:
@@ -178,7 +180,8 @@ def _one_blas_thread() -> Iterator[None]:
 
     Where each of several threads calls OpenBLAS, or others share the cores, its threads spin while they wait for each
     other: some fits took half as long again. The number is set and reset by the same thread, the first that is in here:
-    OpenBLAS ignores what others set (tried with 0.3.31).
+    OpenBLAS ignores what others set (tried with 0.3.31). Where it leaves before others do, these go on with the number
+    of before.
     """
     from threadpoolctl import threadpool_limits
 

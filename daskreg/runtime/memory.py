@@ -109,11 +109,13 @@ def _left_of_worker() -> Iterator[int]:
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def without_collector(*, once: bool = False) -> Iterator[None]:
     """For what makes many objects and keeps them: looking for unused ones is a tenth of the time to compile, a quarter
     of that to import torch, and half of that to read a large ledger.
 
-    The objects then count as old, so that the collector looks at them when it looks at all.
+    Args:
+        once: for what a process does once, such as imports. The objects then count as old, so that the collector looks
+            at them when it looks at all. So do those of others, which it would never look at if this were repeated.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -121,7 +123,7 @@ def without_collector() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if gc.get_freeze_count() < _FROZEN_BY_PYTHON:  # else the program has frozen others, which stay so
+            if once and gc.get_freeze_count() < _FROZEN_BY_PYTHON:  # else the program has frozen others, which stay so
                 gc.freeze()
                 gc.unfreeze()  # into the oldest generation
             gc.enable()

@@ -134,8 +134,9 @@ def _sample_slices(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> 
     if found != wanted:
         out[...] = spec.fill
     if not found.empty:
-        inner = spec._replace(read_box=read.take(rest), matrix=spec.matrix[1:, 1:], out_box=spec.out_box.take(rest))
-        inner = inner._replace(spline=None)
+        inner = spec._replace(
+            read_box=read.take(rest), matrix=spec.matrix[1:, 1:], out_box=spec.out_box.take(rest), spline=None
+        )
         batch = (slice(None),) * (out.ndim - read.ndim)
         part = block[(*batch, *found.within(read.take([0])).slices)]
         sample_into(out[(*batch, *found.within(wanted).slices)], part, inner)
@@ -145,7 +146,7 @@ def _sample_rows(out: NDArray[Any], block: NDArray[Any], spec: SampleSpec) -> No
     """Into a C-contiguous `out`, by compiled code, in one thread or several."""
     if spec.read_box.ndim == 1:
         lifted = spec._replace(
-            read_box=lift(spec.read_box), matrix=_lift_matrix(spec.matrix), out_box=lift(spec.out_box)
+            read_box=lift(spec.read_box), matrix=_lift_matrix(spec.matrix), out_box=lift(spec.out_box), spline=None
         )
         _sample_rows(out[..., None, :], block[..., None, :], lifted)
         return

@@ -75,6 +75,8 @@ def sample(
     """
     halo(order)  # raises for other orders
     clamp = clamps(edge)
+    if clamp and spline is not None:
+        raise OptionError('spline= is for edge="fill": its coefficients are those of other voxels around the block')
     if _is_tensor(block):
         from daskreg.sampling import tensors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import warnings
@@ -465,3 +466,16 @@ def test_brain_slices_of_itk(data):
     )
     assert other.parameters["tx"] == pytest.approx(13, abs=0.3)
     assert other.parameters["ty"] == pytest.approx(17, abs=0.3)
+
+
+def test_a_later_fit_leaves_to_the_collector_what_others_made():
+    image = texture((40, 44))
+    register(image, image, model="translation")  # imports what it needs
+    thresholds = gc.get_threshold()
+    gc.set_threshold(10**7)
+    try:
+        made = [image]
+        register(image, image, model="translation")
+        assert not any(thing is made for thing in gc.get_objects(generation=2))
+    finally:
+        gc.set_threshold(*thresholds)

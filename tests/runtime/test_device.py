@@ -95,7 +95,7 @@ def test_blas_has_one_thread_inside_and_as_many_as_before_outside() -> None:
     code = (
         "import numpy; from threadpoolctl import threadpool_info; from daskreg.runtime.device import limit_threads\n"
         "def of_blas(): return [one['num_threads'] for one in threadpool_info() if one['user_api'] == 'blas']\n"
-        "before = of_blas()\n"
+        "before = of_blas(); assert before\n"
         "with limit_threads(1), limit_threads(1): assert set(of_blas()) <= {1}, of_blas()\n"
         "assert of_blas() == before"
     )

@@ -79,7 +79,7 @@ def test_a_container_sees_its_own_group_as_the_root(groups: Path) -> None:
 
 
 def test_what_is_made_without_the_collector_is_old_and_not_kept() -> None:
-    with memory.without_collector():
+    with memory.without_collector(once=True):
         made = [[k] for k in range(10)]
         assert not gc.isenabled()
     assert gc.isenabled()

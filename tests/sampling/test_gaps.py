@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 import daskreg as dr
+from daskreg.errors import OptionError
 from daskreg.geometry import Affine, Box
 from daskreg.sampling.arrays import spline_of
 from daskreg.sampling.sample import sample
@@ -142,6 +143,12 @@ def test_coefficients_that_are_kept_give_the_same() -> None:
             plain = sample(image, box, matrix, out, order=3, fill=np.nan)
             kept = sample(image, box, matrix, out, order=3, fill=np.nan, spline=spline)
             np.testing.assert_allclose(kept, plain, atol=1e-6)
+    line, box = holed((24, 40))[9], Box.of((40,))
+    spline, shift = spline_of(line, box, fill=np.nan), np.array([[1, 0.3], [0, 1]])
+    kept = sample(line, box, shift, box, order=3, fill=np.nan, spline=spline)
+    np.testing.assert_array_equal(kept, sample(line, box, shift, box, order=3, fill=np.nan))
+    with pytest.raises(OptionError, match="edge"):
+        sample(line, box, shift, box, order=3, fill=np.nan, edge="clamp", spline=spline)
 
 
 def test_a_gradient_passes_beside_gaps() -> None:

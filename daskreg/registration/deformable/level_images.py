@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,11 +20,13 @@ from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.normal_equations.edge_weights import fixed_weight
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.runtime.threads import pool_threads, shares
-from daskreg.sampling.arrays import Spline, spline_of
+from daskreg.sampling.arrays import CUBIC_REACH, Spline, spline_of
 from daskreg.sampling.sample import sample
 
 Singles = NDArray[np.float32]
 
+# Times as many spline coefficients as voxels, which are not kept: those around thin images.
+_MUCH = 2.0
 # Correlations below this count as if they were this high: steps go towards a positive one.
 _MIN_CORRELATION = 0.3
 
@@ -156,7 +159,8 @@ class LevelImages:
         if not isinstance(where, DisplacedIndexMap):
             raise TypeError("a transform with a displacement field is needed")
         box, read, threads = box or self.fixed_grid.box, self.moving_grid.box, pool_threads() > 1
-        spline = self._spline if order == 3 else None
+        padded = math.prod(n + 2 * CUBIC_REACH for n in read.shape)
+        spline = self._spline if order == 3 and padded < _MUCH * self.moving.size else None
         pull = where.coordinates(box)
         found = sample(self.moving, read, pull, box, order=order, fill=np.nan, parallel=threads, spline=spline)
         return np.asarray(found)

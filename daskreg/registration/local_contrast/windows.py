@@ -168,14 +168,10 @@ class Windows:
         Args:
             nodes: (2, *nodes) precision and common.
         """
-        between, images = self._along_z(nodes), self._planes(residual, weight)
-        found = np.empty((2, *images[0].shape), np.float32)
-
-        def part(rows: _Rows) -> None:
-            share(*rows.of(*images), rows.windows, rows.around(between), found[:, rows.plane, rows.start : rows.stop])
-
-        self._each(part)
-        return found[0].reshape(residual.shape), found[1].reshape(residual.shape)
+        found = np.empty(residual.shape, np.float32), np.empty(residual.shape, np.float32)
+        between, images = self._along_z(nodes), self._planes(residual, weight, *found)
+        self._each(lambda rows: share(rows.of(*images), rows.windows, rows.around(between)))
+        return found
 
     @staticmethod
     def _planes(*images: Singles) -> list[Singles]:

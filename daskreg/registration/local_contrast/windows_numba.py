@@ -156,14 +156,16 @@ def subtract(images: Any, windows: Any, nodes: Any, residual: Any) -> Any:
 
 
 @jit(fastmath={"contract", "reassoc"}, error_model="numpy")
-def share(residual: Any, weight: Any, windows: Any, nodes: Any, out: Any) -> None:
-    """nodes: precision and common. out: (2, y, x) the residual / common, and weight precision common^2."""
+def share(images: Any, windows: Any, nodes: Any) -> None:
+    """images: residual and weight; written are the residual / common, and weight precision common^2. nodes: precision
+    and common."""
+    residual, weight, of_all, counts = images
     ny, nx = residual.shape
     between, row = np.empty((2, nodes.shape[1], nx), np.float32), np.empty((2, nx), np.float32)
     _along_x(nodes, windows[1], between)
     for y in range(ny):
-        r, v, of_all, counts = residual[y], weight[y], out[0, y], out[1, y]
+        r, v, scaled, counted = residual[y], weight[y], of_all[y], counts[y]
         _along_y(between, windows[0], y, row)
         for x in range(nx):
-            of_all[x] = r[x] / row[1, x]
-            counts[x] = v[x] * row[0, x] * row[1, x] * row[1, x]
+            scaled[x] = r[x] / row[1, x]
+            counted[x] = v[x] * row[0, x] * row[1, x] * row[1, x]

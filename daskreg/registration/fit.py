@@ -124,7 +124,7 @@ class PairFit(Fit):
         if self._images is None:
             if fixed is None or moving is None:
                 return plots.pair(self)  # which says what is missing
-            (still, still_grid), (other, other_grid) = _one_image(fixed, "fixed"), _one_image(moving, "moving")
+            (still, still_grid), (other, other_grid) = _shown(fixed, "fixed"), _shown(moving, "moving")
             return plots.pair(self, still, other, fixed_grid=still_grid, moving_grid=other_grid)
         images = [image.values.cpu().numpy() for image in self._images]
         return plots.pair(self, *images, fixed_grid=self._images[0].grid, moving_grid=self._images[1].grid)
@@ -136,7 +136,7 @@ class PairFit(Fit):
         if self._images is None:
             if fixed is None or moving is None:
                 return pair_section(self)
-            (still, still_grid), (other, other_grid) = _one_image(fixed, "fixed"), _one_image(moving, "moving")
+            (still, still_grid), (other, other_grid) = _shown(fixed, "fixed"), _shown(moving, "moving")
             return pair_section(self, (still, other), (still_grid, other_grid))
         fixed, moving = self._images
         values = fixed.values.cpu().numpy(), moving.values.cpu().numpy()
@@ -236,13 +236,10 @@ _FACTS = (
 )
 
 
-def _one_image(value: Any, owner: str) -> tuple[Any, Grid]:
-    """The voxels of a volume with one channel, and where they lie."""
-    from daskreg.volumes import volume_of
+def _shown(value: Any, what: str) -> tuple[Any, Grid]:
+    from daskreg.registration.images import one_image  # imports torch
 
-    volume = volume_of(value, colour_ndim=3)
-    entries = volume.only_entries(None, owner=owner)
-    return volume.array.isel(entries).data, volume.grid
+    return one_image(value, None, what)
 
 
 def pair_fit(

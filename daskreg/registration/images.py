@@ -94,7 +94,7 @@ def read_image(
     Raises: ChannelError, UnsupportedDTypeError, EmptyArrayError, MemoryBudgetError,
         EmptyMaskError, DegenerateImageError, ShapeMismatchError.
     """
-    data, where = _one_image(value, channel, what)
+    data, where = one_image(value, channel, what)
     if where.ndim not in (2, 3):
         raise ShapeMismatchError(f"{what} has {where.ndim} spatial axes; 2 or 3 are needed")
     keep = [k for k, n in enumerate(where.shape) if n > 1]
@@ -132,7 +132,7 @@ def read_image(
     return Image(values, flat, found, dropped, factors, offset, bad)
 
 
-def _one_image(value: Any, channel: int | str | None, what: str) -> tuple[Any, Grid]:
+def one_image(value: Any, channel: int | str | None, what: str) -> tuple[Any, Grid]:
     """The voxels of the one channel and time that are meant, NumPy or dask, and their grid."""
     if isinstance(value, np.ndarray):
         source, _ = source_of_numpy(value, colour_ndim=3)

@@ -52,7 +52,7 @@ class InMemory:
         self.seen: list[Layers] = []
         self.told: list[float] = []
 
-    def run(self, layers: Layers, match: Match, *, with_square: bool, base: Layers | None) -> LayerPass:
+    def run(self, layers: Layers, match: Match, around: None, *, with_square: bool, base: Layers | None) -> LayerPass:
         del match, base
         found = self.images.evaluate(layers.transform)
         sums = cell_sums(
@@ -65,7 +65,9 @@ class InMemory:
         self.seen.append(layers)
         self.told.append(square)
         match = Match(found.gain, 0.0, found.correlation)
-        return LayerPass(match, found.total, square, sums.linear, sums.square if with_square else None, None)
+        return LayerPass(
+            match, around, None, found.total, square, square, sums.linear, sums.square if with_square else None, None
+        )
 
     def noise(self, layers: Layers, match: Match) -> LayerNoise:
         del match
@@ -76,7 +78,7 @@ class InMemory:
 def solved(passes: InMemory, *, tolerance: float = 0.01) -> _Solver:
     grid = passes.images.fixed_grid
     layers = Layers.start(Affine.identity(2), control_grids(grid, (14.0, 14.0))[-1])
-    first = passes.run(layers, Match(1, 0, 1), with_square=True, base=None)
+    first = passes.run(layers, Match(1, 0, 1), None, with_square=True, base=None)
     solver = _Solver(passes, layers, first, 1e-3)  # type: ignore[arg-type]
     solver.solve(tolerance)
     return solver
@@ -163,9 +165,9 @@ def test_every_pass_has_the_gain_and_the_offset_of_all_voxels(monkeypatch: pytes
     layers = layers_of(fixed.shape, Affine.identity(2))
     passes.divide(layers)
     assert len(passes.blocks) > 1
-    right = passes.run(layers, Match(1.0, 0.0, 1.0), with_square=False, base=None)
-    exact = passes.run(layers, right.match, with_square=False, base=None)
-    wrong = passes.run(layers, Match(0.7, 5.0, 1.0), with_square=False, base=None)
+    right = passes.run(layers, Match(1.0, 0.0, 1.0), None, with_square=False, base=None)
+    exact = passes.run(layers, right.match, None, with_square=False, base=None)
+    wrong = passes.run(layers, Match(0.7, 5.0, 1.0), None, with_square=False, base=None)
     assert exact.match == wrong.match
     for one in (right, wrong):
         np.testing.assert_allclose(one.linear, exact.linear, atol=1e-4 * np.abs(exact.linear).max())
@@ -178,7 +180,7 @@ def test_blocks_without_overlap_are_not_sent(monkeypatch: pytest.MonkeyPatch, *,
     passes = passes_of(*pair, monkeypatch)
     near, far = (layers_of(fixed.shape, Affine.translation(y=0.3, x=x)) for x in (70.0, 500.0))
     passes.divide(near)
-    sums = passes.run(near, Match(1.0, 0.0, 1.0), with_square=True, base=None)
+    sums = passes.run(near, Match(1.0, 0.0, 1.0), None, with_square=True, base=None)
     tasks = passes.work.asked  # type: ignore[attr-defined]
     assert 0 < len(tasks) < len(passes.blocks)
     covered = LevelImages.of(
@@ -186,7 +188,7 @@ def test_blocks_without_overlap_are_not_sent(monkeypatch: pytest.MonkeyPatch, *,
                        for x in (fixed, moving)), 1.0), "ncc",
     ).evaluate(near.transform, order=3)  # fmt: skip
     assert sums.total == pytest.approx(covered.total, rel=1e-3)
-    nothing = passes.run(far, Match(1.0, 0.0, 1.0), with_square=True, base=None)
+    nothing = passes.run(far, Match(1.0, 0.0, 1.0), None, with_square=True, base=None)
     assert not np.any(nothing.linear)
     assert nothing.square is not None
     assert not np.any(nothing.square)

@@ -69,8 +69,8 @@ class InMemory:
             match, around, None, found.total, square, square, sums.linear, sums.square if with_square else None, None
         )
 
-    def noise(self, layers: Layers, match: Match) -> LayerNoise:
-        del match
+    def noise(self, layers: Layers, match: Match, around: None) -> LayerNoise:
+        del match, around
         model = noise_model(self.images, self.images.evaluate(layers.transform))
         return LayerNoise(0, model.correlated, model.shared)
 
@@ -192,7 +192,7 @@ def test_blocks_without_overlap_are_not_sent(monkeypatch: pytest.MonkeyPatch, *,
     assert not np.any(nothing.linear)
     assert nothing.square is not None
     assert not np.any(nothing.square)
-    task = LayerNoiseTask.of(LayerPair.of(passes.pair, [far.transform], matched=True), SIGMAS, None)
+    task = LayerNoiseTask.of(LayerPair.of(passes.pair, [far.transform], matched=True), SIGMAS, None, None)
     small = task.carrying_little()
     assert len(pickle.dumps(small.pair.pair.moving)) < moving.nbytes / 2 or chunked
     assert noise_of_layers(small) == LayerNoise(0)

@@ -59,7 +59,8 @@ class LayerSums:
     """The sums of a block.
 
     products: (maps, 6) total weight, and the sums of fixed, warped, fixed squared, fixed times warped, warped squared.
-    With gain and offset around each voxel, the residual takes the place of fixed, and zero that of warped.
+    With gain and offset around each voxel, squares of the residual times the precision take the place of fixed squared,
+    and the sums beside that and the total weight are zero.
     windows: (8, *window_nodes) see `LayerMatch.sums`, for the nodes of the windows of the block; empty without these.
     square: J^T J, see `cell_sums`; empty where it was not asked for. linear: (1 or 3, D, *nodes) J^T of the residual;
     where gain and offset are free, also of the warped image and of one: what J^T of the residual changes with them.
@@ -111,21 +112,17 @@ def _add_tile(task: LayerTask, images: LevelImages, tile: Box, sums: LayerSums) 
     voxels: list[Residuals] = []
     products = []
     for number in range(len(task.pair.maps)):
-        warped = task.pair.warp(images, tile, number)
-        valid = np.isfinite(warped)
-        weight = np.where(valid, images.weight, np.float32(0))
-        warped = np.where(valid, warped, np.float32(0))
+        (warped, weight), moments = images.known(task.pair.warp(images, tile, number))
         if task.around is not None:
             local = task.around.between(images.fixed, warped, weight, tile)
-            residual = np.sqrt(local.precision) * local.residual
-            products.append(_products(weight, residual, np.zeros_like(residual)))
+            products.append([moments[0], 0.0, 0.0, local.misfit * moments[0], 0.0, 0.0])
             voxels = voxels or [Residuals(images.gradient, *local.shared(weight))]
             if number == 0:
                 around = task.around.sums(images.fixed, warped, weight, local.residual, tile)
                 seen = task.around.level.nodes(tile).within(task.around.level.nodes(task.inside))
                 sums.windows[(slice(None), *seen.slices)] += around
         else:
-            products.append(_products(weight, images.fixed, warped))
+            products.append(moments)
             voxels = voxels or _by_one_match(images, warped, weight, task.match)
     held = nodes_of(control, level, tile)
     local_nodes = held.within(task.nodes)
@@ -150,11 +147,6 @@ def _by_one_match(images: LevelImages, warped: Singles, weight: Singles, match: 
     """The residual, and what it changes by with gain and offset."""
     residual = images.fixed - (np.float32(match.gain) * warped + np.float32(match.offset))
     return [Residuals(images.gradient, values, weight) for values in (residual, warped, np.ones_like(warped))]
-
-
-def _products(weight: Singles, fixed: Singles, warped: Singles) -> list[float]:
-    pairs = (fixed, warped, fixed * fixed, fixed * warped, warped * warped)
-    return [float(weight.sum(dtype=np.float64)), *(float((weight * x).sum(dtype=np.float64)) for x in pairs)]
 
 
 @dataclass(frozen=True)

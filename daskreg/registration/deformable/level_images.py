@@ -159,15 +159,18 @@ class LevelImages:
         if not isinstance(where, DisplacedIndexMap):
             raise TypeError("a transform with a displacement field is needed")
         box, read, threads = box or self.fixed_grid.box, self.moving_grid.box, pool_threads() > 1
-        padded = math.prod(n + 2 * CUBIC_REACH for n in read.shape)
-        spline = self._spline if order == 3 and padded < _MUCH * self.moving.size else None
+        spline = self._spline if order == 3 else None
         pull = where.coordinates(box)
         found = sample(self.moving, read, pull, box, order=order, fill=np.nan, parallel=threads, spline=spline)
         return np.asarray(found)
 
     @cached_property
-    def _spline(self) -> Spline:
-        return spline_of(self.moving, self.moving_grid.box, fill=np.nan, parallel=pool_threads() > 1)
+    def _spline(self) -> Spline | None:
+        """None where it would hold many more numbers than there are voxels."""
+        read = self.moving_grid.box
+        if math.prod(n + 2 * CUBIC_REACH for n in read.shape) >= _MUCH * self.moving.size:
+            return None
+        return spline_of(self.moving, read, fill=np.nan, parallel=pool_threads() > 1)
 
     def evaluate(self, transform: Transform, *, order: int = 1) -> Evaluated:
         """Warp and compare; gain and offset are those of the best fit but for "mse"."""
@@ -183,19 +186,27 @@ class LevelImages:
 
     def compare(self, warped: Singles) -> Evaluated:
         """With the warped image, NaN where it is unknown, by squares of differences."""
-        shape = warped.shape
-        fixed, found, weight = (image.reshape(-1, shape[-1]) for image in (self.fixed, warped, self.weight))
-        known, residual = np.empty((2, *fixed.shape), np.float32), np.empty(fixed.shape, np.float32)
-        sums, squares = np.empty((len(fixed), 6)), np.empty(len(fixed))
-        shares(partial(sum_known, (fixed, found, weight), known, sums), len(fixed), fixed.size)
-        total, *products = sums.sum(0).tolist()
+        known, (total, *products) = self.known(warped)
         total = max(total, 1e-9)
         match = Match.of(*(one / total for one in products), matched=self.matched)
-        both = np.array([match.gain, match.offset], np.float32)
-        shares(partial(sum_residual, (fixed, known), both, residual, squares), len(fixed), fixed.size)
+        fixed, residual = self.fixed.reshape(-1, warped.shape[-1]), np.empty(warped.shape, np.float32)
+        images, both = (fixed, known.reshape(2, *fixed.shape)), np.array([match.gain, match.offset], np.float32)
+        squares = np.empty(len(fixed))
+        shares(partial(sum_residual, images, both, residual.reshape(fixed.shape), squares), len(fixed), fixed.size)
         square = float(squares.sum()) / total
-        warped, weight, residual = (image.reshape(shape) for image in (*known, residual))
-        return Evaluated(warped, residual, weight, square, total, match.correlation, match.gain)
+        return Evaluated(known[0], residual, known[1], square, total, match.correlation, match.gain)
+
+    def known(self, warped: Singles) -> tuple[Singles, list[float]]:
+        """What is known of the warped image, NaN where it is not.
+
+        Returns: (2, *shape) the warped image and the weight, both zero there; and sums of the weight, and of the weight
+            times fixed, warped, fixed squared, fixed times warped, warped squared.
+        """
+        images = tuple(image.reshape(-1, warped.shape[-1]) for image in (self.fixed, warped, self.weight))
+        rows = len(images[0])
+        found, sums = np.empty((2, *images[0].shape), np.float32), np.empty((rows, 6))
+        shares(partial(sum_known, images, found, sums), rows, warped.size)
+        return found.reshape(2, *warped.shape), sums.sum(0).tolist()
 
     def residuals(self, found: Evaluated) -> Residuals:
         """What the normal equations are summed from."""

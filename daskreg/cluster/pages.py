@@ -10,18 +10,12 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from daskreg.cluster.options import Network
 from daskreg.runtime.private_apis import with_scheduler_type
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover (Windows)
-    fcntl = None  # type: ignore[assignment]
 
 NO_WORKER_PAGES: dict[str, Any] = {"distributed.worker.http.routes": []}
 """Dask's configuration for workers that show no pages."""
@@ -43,28 +37,6 @@ def page_options(config: Network) -> dict[str, Any]:
         "dashboard": config.dashboard_port is not None,
         "http_prefix": f"/{secrets.token_urlsafe(24)}",
     }
-
-
-def _if_free(address: str) -> str:
-    """The address, or one with any free port: distributed warns, and leaves a socket open, where a port is taken."""
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError:
-            return f"{host}:0"
-    return address
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """No two processes of this installation look for a free port at once, and then both take it."""
-    with open(__file__, "rb") as own:
-        with suppress(OSError):  # some file systems lock no file that is open for reading only
-            if fcntl is not None:
-                fcntl.flock(own, fcntl.LOCK_EX)
-        yield
 
 
 @cache
@@ -89,12 +61,25 @@ def _scheduler_type() -> type[Any]:
         """Its server listens when `__init__` ends, and is asked for pages only after that."""
 
         def __init__(self, *args: Any, http_prefix: str, dashboard_address: str, **options: Any) -> None:
-            with _one_at_a_time():
-                address = _if_free(dashboard_address)
-                super().__init__(*args, http_prefix=http_prefix, dashboard_address=address, **options)
+            host, _, port = dashboard_address.rpartition(":")
+            super().__init__(*args, http_prefix=http_prefix, dashboard_address=f"{host}:0", **options)
             _hide_other_paths(self.http_application, http_prefix)
+            if port != "0":
+                _prefer_port(self.http_server, host, int(port))
 
     return PrivateScheduler
+
+
+def _prefer_port(server: Any, host: str, port: int) -> None:
+    """Let a server that listens at some free port listen at this one too, and name it, unless it is taken.
+
+    distributed warns, and leaves a socket open, where it is asked for a port that is taken.
+    """
+    with suppress(OSError):
+        wanted = socket.create_server((host, port))
+        wanted.setblocking(False)
+        server.add_socket(wanted)
+        server.port = port
 
 
 def _hide_other_paths(application: Any, prefix: str) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import distributed
 import psutil
@@ -129,17 +130,16 @@ def test_an_address_and_a_scheduler_file_join_it(tmp_path: Path) -> None:
     client.close()
 
 
-def test_a_port_that_another_scheduler_takes_at_the_same_moment_is_left_to_it(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        options = {"dashboard_address": f"127.0.0.1:{port}", "dashboard": True, "http_prefix": "/secret"}
-        monkeypatch.setattr(local, "page_options", lambda config: options)
-        with dr.connect(LocalConfig(workers=1)) as other:
-            assert f":{port}/" not in other.dashboard_link
+@pytest.mark.parametrize("taken", [True, False])
+def test_pages_are_at_the_port_asked_for_unless_it_is_taken(taken: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        if not taken:
+            other.close()
+        with dr.connect(LocalConfig(workers=1, dashboard_port=port)) as client:
+            assert (f":{port}/" in client.dashboard_link) != taken
+            with urlopen(client.dashboard_link, timeout=10) as answer:
+                assert answer.status == 200
 
 
 def test_closing_the_client_ends_the_cluster_it_started() -> None:

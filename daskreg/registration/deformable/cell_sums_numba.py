@@ -1,9 +1,9 @@
 """The sums of a Gauss-Newton step for cubic B-splines, cell by cell; see `cell_sums`.
 
-An image is a volume of one plane whose single control point along z has weight 1. In a cell, sums run along x, then y,
-then z: the ten products of its four splines along x are summed voxel by voxel, those sums times the products along y
-row by row, and the results times those along z plane by plane. Single precision within a cell, double beyond in the
-linear sums.
+An image is a volume of one plane whose single control point along z has weight 1. In a row of cells, sums run along x,
+then y, then z: the products of the splines along x, each with itself and the three after it, are summed voxel by voxel,
+those sums times the ten products of the four splines along y row by row, and the results times those along z plane by
+plane. Single precision within a row of cells, double beyond in the linear sums.
 
     g        (D, z, y, x) float32: slopes of the fixed image.
     wr, w    (z, y, x) float32: weights times residuals, and weights.
@@ -26,10 +26,8 @@ from daskreg.runtime.compiled import inner, jit
 
 GAP = 3
 """Zeros between the rows of a plane of control points."""
-WIDE = 16
-"""Products along x, of which ten are used: whole vectors of single precision."""
-MANY = 16
-"""Cells of a row whose sums are added to those of all at once."""
+FOUR = 4
+"""Splines along an axis that overlap: each with itself and the three after it."""
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -60,14 +58,29 @@ def _bend(local: Any, v: Any) -> None:
 
 @inner
 def _products(weights: Any, out: Any) -> None:
-    """(n, WIDE) products of the splines of each voxel with each other, i <= j, and zeros."""
+    """(n, m (m + 1) / 2) products of the m splines of each voxel with each other, i <= j."""
     m = weights.shape[1]
     for x in range(len(weights)):
-        k = 0
         for i in range(m):
             for j in range(i, m):
-                out[x, k] = weights[x, i] * weights[x, j]
-                k += 1
+                out[x, _place(i, j, m)] = weights[x, i] * weights[x, j]
+
+
+@inner
+def _following(weights: Any, out: Any) -> None:
+    """(n, FOUR * FOUR) products of each spline of a voxel with itself and those after it, and zeros."""
+    out[:] = 0
+    for x in range(len(weights)):
+        for i in range(FOUR):
+            for j in range(i, FOUR):
+                out[x, FOUR * i + j - i] = weights[x, i] * weights[x, j]
+
+
+@inner
+def _place(i: Any, j: Any, m: Any) -> Any:
+    """Where the product of splines i and j is among those of m splines."""
+    low, high = min(i, j), max(i, j)
+    return low * m - low * (low - 1) // 2 + high - low
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -90,34 +103,26 @@ def _place(i: Any, j: Any, m: Any) -> Any:
 
 
 @inner
-def _keep(sums: Any, kept: Any, k: Any) -> None:
-    """The sums of a cell as the k-th of some."""
-    pairs, pz = kept.shape[0], kept.shape[1]
-    for q in range(pairs):
-        for i in range(pz):
-            for j in range(10):
-                for m in range(10):
-                    kept[q, i, j, m, k] = sums[q, i, j, m]
+def _scatter(sums: Any, place: Any, stride: Any, square: Any) -> None:
+    """Add the sums of a row of cells to the pairs of its control points.
 
-
-@inner
-def _scatter(kept: Any, count: Any, cell: Any, mz: Any, stride: Any, square: Any) -> None:
-    """Add the sums of neighbouring cells of a row, of which `cell` is the first, to the pairs of their control points.
-
-    All cells at once, whose places are neighbours, too.
+    sums: (products along z, products along y, pairs, FOUR, nodes). place: of the first control point along z, y and x.
     """
-    for q in range(kept.shape[0]):
+    pz, _, pairs, _, nodes = sums.shape
+    mz = 1 if pz == 1 else FOUR
+    for q in range(pairs):
         for i in range(mz):
             for j in range(i, mz):
-                for k in range(4):
-                    for other in range(4):
-                        values = kept[q, _place(i, j, mz), _place(k, other, 4)]
-                        out = square[cell[0] + i, q, j - i, other - k + 3]
-                        first = (cell[1] + k) * stride + cell[2]
-                        for m in range(4):
-                            for n in range(4):
-                                one = out[n - m + 3, first + m : first + m + count]
-                                _add(one, values[_place(m, n, 4), :count])
+                for k in range(FOUR):
+                    for other in range(FOUR):
+                        values = sums[_place(i, j, mz), _place(k, other, FOUR), q]
+                        out = square[place[0] + i, q, j - i, other - k + 3]
+                        first = (place[1] + k) * stride + place[2]
+                        _add(out[3, first : first + nodes], values[0])
+                        for d in range(1, FOUR):
+                            # The one with the one behind it, and that with the one before it, have the same product.
+                            _add(out[3 + d, first : first + nodes - d], values[d, : nodes - d])
+                            _add(out[3 - d, first + d : first + nodes], values[d, : nodes - d])
 
 
 @inner(fastmath={"contract", "reassoc"})
@@ -215,44 +220,44 @@ def _linear_of_cells(slopes: Any, wr: Any, cells: Any, tables: Any, scratch: Any
 
 
 @inner(fastmath={"contract", "reassoc"})
-def _add_square(row: Any, w: Any, px: Any, py: Any, total: Any, sums_y: Any) -> None:
-    """Sums along a row, times the products of the splines along y."""
+def _squares_along_x(row: Any, w: Any, starts: Any, px: Any, scratch: Any, out: Any) -> None:
+    """(pairs, FOUR, nodes) sums along a row of voxels, for each control point with itself and those after it."""
+    band, total = scratch
     q = 0
     for a in range(len(row)):
         for b in range(a, len(row)):
-            total[:] = np.float32(0)
-            for j in range(len(w)):
-                one = row[a, j] * row[b, j] * w[j]
-                for k in range(16):
-                    total[k] += one * px[j, k]
-            for k in range(10):
-                _add_scaled(sums_y[q, k], py[k], total)
+            band[:] = 0
+            for ix in range(len(starts) - 1):
+                total[:] = np.float32(0)
+                for x in range(starts[ix], starts[ix + 1]):
+                    one = row[a, x] * row[b, x] * w[x]
+                    for k in range(16):
+                        total[k] += one * px[x, k]
+                _add(band[FOUR * ix : FOUR * (ix + FOUR)], total)
+            for d in range(FOUR):
+                for n in range(out.shape[2]):
+                    out[q, d, n] = band[FOUR * n + d]
             q += 1
 
 
 @inner(fastmath={"contract", "reassoc"})
 def _square_of_cells(slopes: Any, w: Any, cells: Any, tables: Any, products: Any, scratch: Any, square: Any) -> None:
-    """Add the squares of a row of cells: in each along x, then y, then z."""
+    """Add the squares of a row of cells: along x, then y, then z."""
     tz, ty, tx = tables
     pz, py, px = products
-    total, sums_y, sums_z, kept, cell, stride = scratch
-    z0, y0, mz = tz[0][cells[0]], ty[0][cells[1]], tz[2].shape[1]
-    cell[0], cell[1] = tz[1] + cells[0], ty[1] + cells[1]
-    for ix in range(len(tx[0]) - 1):
-        x0, x1 = tx[0][ix], tx[0][ix + 1]
-        sums_z[:] = 0
-        for z in range(z0, tz[0][cells[0] + 1]):
-            sums_y[:] = 0
-            for y in range(y0, ty[0][cells[1] + 1]):
-                _add_square(slopes[:, z - z0, y - y0, x0:x1], w[z, y, x0:x1], px[x0:x1], py[y], total, sums_y)
-            for q in range(len(sums_y)):
-                for i in range(sums_z.shape[1]):
-                    _add_scaled(sums_z[q, i].reshape(-1), pz[z, i], sums_y[q].reshape(-1))
-        k = ix % MANY
-        _keep(sums_z, kept, k)
-        if k == MANY - 1 or ix == len(tx[0]) - 2:
-            cell[2] = tx[1] + ix - k
-            _scatter(kept, k + 1, cell, mz, stride, square)
+    along_x, sums_x, sums_y, sums_z, place, stride = scratch
+    z0, y0 = tz[0][cells[0]], ty[0][cells[1]]
+    sums_z[:] = 0
+    for z in range(z0, tz[0][cells[0] + 1]):
+        sums_y[:] = 0
+        for y in range(y0, ty[0][cells[1] + 1]):
+            _squares_along_x(slopes[:, z - z0, y - y0], w[z, y], tx[0], px, along_x, sums_x)
+            for k in range(len(sums_y)):
+                _add_scaled(sums_y[k].reshape(-1), py[y, k], sums_x.reshape(-1))
+        for i in range(len(sums_z)):
+            _add_scaled(sums_z[i].reshape(-1), pz[z, i], sums_y.reshape(-1))
+    place[0], place[1], place[2] = tz[1] + cells[0], ty[1] + cells[1], tx[1]
+    _scatter(sums_z, place, stride, square)
 
 
 @jit(fastmath={"contract", "reassoc"})
@@ -263,18 +268,20 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
     square, linear = out
     ndim, mz, nodes, width, single = g.shape[0], tz[2].shape[1], linear.shape[3], g.shape[3], np.float32
     pairs = ndim * (ndim + 1) // 2
-    pz, py = np.zeros((len(tz[2]), WIDE), single), np.zeros((len(ty[2]), WIDE), single)
-    px = np.zeros((len(tx[2]), WIDE), single)
+    pz, py = np.empty((len(tz[2]), mz * (mz + 1) // 2), single), np.empty((len(ty[2]), 10), single)
+    px = np.empty((len(tx[2]), FOUR * FOUR), single)
     _products(tz[2], pz)
     _products(ty[2], py)
-    _products(tx[2], px)
+    _following(tx[2], px)
     deep, high = np.max(tz[0][1:] - tz[0][:-1]), np.max(ty[0][1:] - ty[0][:-1])
     slopes = np.zeros((ndim, deep, high, width), single)
     layer = np.zeros((2, nodes)), np.zeros((ndim, ndim, 4, width), single), np.zeros((ndim, ndim, width), single)
     lines = np.zeros((ndim, 4, width), single), np.zeros((ndim, mz, 4, width), single)
-    sums_y, sums_z = np.zeros((pairs, 10, WIDE), single), np.zeros((pairs, mz * (mz + 1) // 2, 10, WIDE), single)
-    kept = np.zeros((pairs, mz * (mz + 1) // 2, 10, 10, MANY), single)
-    sums = np.zeros(WIDE, single), sums_y, sums_z, kept, np.zeros(3, np.int64), linear.shape[3] + GAP
+    beside = len(tx[0]) - 1 + 3
+    sums_x, sums_y = np.zeros((pairs, FOUR, beside), single), np.zeros((10, pairs, FOUR, beside), single)
+    sums_z = np.zeros((pz.shape[1], 10, pairs, FOUR, beside), single)
+    along_x = np.zeros(FOUR * (beside + 1), single), np.zeros(FOUR * FOUR, single)
+    sums = along_x, sums_x, sums_y, sums_z, np.zeros(3, np.int64), nodes + GAP
     turned = tz, ty, (tx[0], tx[1], tx[2].T.copy(), tx[3].T.copy())
     for number in range(len(columns)):
         cells = columns[number]

@@ -96,13 +96,6 @@ def _add(total: Any, values: Any) -> None:
 
 
 @inner
-def _place(i: Any, j: Any, m: Any) -> Any:
-    """Where the product of splines i and j is among those of m splines."""
-    low, high = min(i, j), max(i, j)
-    return low * m - low * (low - 1) // 2 + high - low
-
-
-@inner
 def _scatter(sums: Any, place: Any, stride: Any, square: Any) -> None:
     """Add the sums of a row of cells to the pairs of its control points.
 

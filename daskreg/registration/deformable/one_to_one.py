@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.registration.deformable.cell_sums import REACH
 from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid, subdivided
 
 Floats = NDArray[np.float64]
@@ -40,10 +41,10 @@ def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
     if sizes.max() > 1:
         return False
     for halvings in range(_SUBDIVISIONS + 1):
-        if _definite(coefficients, spacing / 2**halvings):
+        known = _definite(coefficients, spacing / 2**halvings)
+        if known.all():
             return True
-        for axis in range(1, ndim + 1):
-            coefficients = subdivided(coefficients, axis)
+        coefficients = _halved(coefficients, ~known)
     return False
 
 
@@ -89,20 +90,33 @@ def _part(nodes: Floats, axis: int, side: slice) -> Floats:
     return nodes[(*(slice(None),) * axis, side)]
 
 
-def _definite(coefficients: Floats, spacing: Floats) -> bool:
-    """Whether no eigenvalue of the symmetric part of the derivative is less than `_LEAST`, in any cell.
+def _halved(coefficients: Floats, cells: NDArray[np.bool_]) -> Floats:
+    """(D, *nodes, N) the fields of those cells (*cells, ...) that are true, at half the distances of control points."""
+    axes = tuple(range(1, len(coefficients) + 1))
+    windows = np.lib.stride_tricks.sliding_window_view(coefficients, (REACH + 1,) * len(axes), axes)
+    found: Floats = np.moveaxis(windows[:, cells], 1, -1)
+    for axis in axes:
+        found = subdivided(found, axis)
+    return found
+
+
+def _definite(coefficients: Floats, spacing: Floats) -> NDArray[np.bool_]:
+    """(*cells, ...) whether no eigenvalue of the symmetric part of the derivative is less than `_LEAST` in a cell.
 
     Its entries are between bounds. The eigenvalues differ from those of the middles of these by no more than the
     greatest sum of a row of their half widths.
+
+    Args:
+        coefficients: (D, *nodes, ...).
     """
     ndim = len(coefficients)
-    ends = [[_ends(np.diff(one, axis=b) / spacing[b], b) for b in range(ndim)] for one in coefficients]
+    ends = [[_ends(np.diff(one, axis=b) / spacing[b], b, ndim) for b in range(ndim)] for one in coefficients]
     low, high = ([[(ends[a][b][k] + ends[b][a][k]) / 2 for b in range(ndim)] for a in range(ndim)] for k in (0, 1))
     middle = [[(low[a][b] + high[a][b]) / 2 for b in range(ndim)] for a in range(ndim)]
     away = np.max(np.sum(np.subtract(high, low), axis=1), axis=0) / 2
     for a in range(ndim):
         middle[a][a] = middle[a][a] + 1 - _LEAST - away
-    return all(bool(np.all(minor > 0)) for minor in _leading_minors(middle))
+    return np.asarray(np.logical_and.reduce([minor > 0 for minor in _leading_minors(middle)]))
 
 
 def _leading_minors(m: list[list[Floats]]) -> list[Floats]:
@@ -114,11 +128,11 @@ def _leading_minors(m: list[list[Floats]]) -> list[Floats]:
     return [m[0][0], two, three]
 
 
-def _ends(values: Floats, axis: int) -> tuple[Floats, Floats]:
+def _ends(values: Floats, axis: int, ndim: int) -> tuple[Floats, Floats]:
     """Least and greatest of what counts for each cell: four neighbours along an axis, three differences along one."""
     low = high = values
-    for a in range(values.ndim):
-        width = 3 if a == axis else 4
+    for a in range(ndim):
+        width = REACH if a == axis else REACH + 1
         n = values.shape[a] - width + 1
         cut = [(*(slice(None),) * a, slice(k, k + n)) for k in range(width)]
         low, high = np.minimum.reduce([low[c] for c in cut]), np.maximum.reduce([high[c] for c in cut])

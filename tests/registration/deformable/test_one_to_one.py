@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.control_grid import ControlGrid, control_grids, subdivided
 from daskreg.registration.deformable.layers import Layers
-from daskreg.registration.deformable.one_to_one import is_one_to_one, share_of_step
+from daskreg.registration.deformable.one_to_one import _definite, is_one_to_one, share_of_step
 
 
 def control_of(ndim: int) -> ControlGrid:
@@ -37,6 +38,22 @@ def test_steps_end_before_a_layer_folds(ndim: int) -> None:
         assert np.linalg.det(derivatives(control, share * step)).min() > 0
         if share < 1:
             assert not is_one_to_one(control, min(1.0, share + 1 / 32) * step)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_halving_where_it_is_needed_knows_what_halving_everywhere_does(ndim: int) -> None:
+    control, rng, known = control_of(ndim), np.random.default_rng(0), []
+    spacing = np.array(control.spacing)
+    for size in np.linspace(0.3, 1.0, 29):
+        smooth = np.stack([gaussian_filter(c, 1.0) for c in rng.normal(size=(ndim, *control.shape))])
+        c = smooth * (size / np.abs(smooth).max()) * np.reshape(spacing, (-1, *[1] * ndim))
+        fine = c
+        for axis in range(1, ndim + 1):
+            fine = subdivided(fine, axis)
+        cells = _definite(c, spacing), _definite(fine, spacing / 2)
+        assert is_one_to_one(control, c) == bool(cells[0].all() or cells[1].all())
+        known.append(is_one_to_one(control, c) and not cells[0].all())
+    assert 0 < sum(known) < len(known)  # there are layers that only halving tells
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -98,11 +98,11 @@ def contradictions(fixed: Tensor, warped: Tensor, weight: Tensor, *, matched: bo
         fixed, warped, weight: (B, *shape). matched: whether gain and offset of the warped images are free.
     """
     one = (-1, *[1] * (fixed.ndim - 1))
-    agree = torch.ones_like(weight, dtype=torch.bool)
+    agree, around = torch.ones_like(weight, dtype=torch.bool), local_means(weight, _MEAN_RADIUS).clamp_min(1e-6)
     for _ in range(3):
         other = _matched(fixed, warped, weight * agree) if matched else warped
         difference = fixed - other
-        near = local_means(difference * weight, _MEAN_RADIUS) / local_means(weight, _MEAN_RADIUS).clamp_min(1e-6)
+        near = local_means(difference * weight, _MEAN_RADIUS) / around
         size = torch.where((weight > 0) & agree, near.abs(), torch.nan).flatten(1)
         typical = 1.4826 * size.nanmedian(1).values.nan_to_num(torch.inf)
         limit = torch.clamp(_MANY_DEVIATIONS * typical, min=_VISIBLE).reshape(one)

@@ -52,7 +52,7 @@ def measured(
     affine = options.get("init") or fit.affine.moving_from_fixed
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     folds = fit.moving_from_fixed.folds(grid)[0]
-    took = f"{wall:.0f} s, {processor:.0f} s of processor"
+    took = f"{wall:.1f} s, {processor:.1f} s of processor"
     print(f"{name}: affine {score(affine)}, layers {score(fit.moving_from_fixed)}, folds {folds}, {took}")
     print(f"  {fit}", flush=True)
     for peer in peers:

@@ -156,7 +156,7 @@ def main() -> None:
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     around = np.indices([n + 2 * BEYOND for n in fixed.shape], dtype=np.float32) - np.float32(BEYOND)
     np.save(out, np.stack([apply(axis) for axis in around]).astype(np.float32))
-    print(f"{wall:.0f} s, {processor:.0f} s of processor")
+    print(f"{wall:.1f} s, {processor:.1f} s of processor")
 
 
 if __name__ == "__main__":

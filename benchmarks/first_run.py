@@ -9,7 +9,7 @@ Each run is a process of its own, with empty folders for compiled code and for t
 
 With `--fields`, compiled code is there, and the time is that of the whole process: Python's start and end, the imports,
 and the registration of the pair of `deformable.py --only brain`. greedy is not given an affine map, and looks for none;
-its settings are those of `deformable_peer.py`.
+its settings are those of `deformable_peer.py`. So one run of daskreg looks for none either, and one does.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _FIELD = """
 import sys
 import numpy as np
 import daskreg as dr
-fit = dr.register(np.load("fixed.npy"), np.load("moving.npy"), model="bspline", metric="ncc")
+init = dr.Affine.identity(3) if sys.argv[1] == "no affine map" else "auto"
+fit = dr.register(np.load("fixed.npy"), np.load("moving.npy"), model="bspline", metric="ncc", init=init)
 assert fit.ok
 """
 
@@ -75,9 +76,11 @@ def fields(data: Path, copies: list[Path], python: str, rounds: int) -> None:
     """Print the seconds of processes that find one field each."""
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     runs = {
-        f"{copy.name}: daskreg": ([sys.executable, "-c", _FIELD], plain | {"PYTHONPATH": str(copy)}) for copy in copies
+        f"{copy.name}: daskreg, {how}": ([sys.executable, "-c", _FIELD, how], plain | {"PYTHONPATH": str(copy)})
+        for copy in copies
+        for how in ("affine map", "no affine map")
     }
-    runs["greedy"] = [python, "-c", _FIELD_BY_GREEDY, str(Path(__file__).parent)], plain
+    runs["greedy"] = [os.path.abspath(python), "-c", _FIELD_BY_GREEDY, str(Path(__file__).parent)], plain
     with tempfile.TemporaryDirectory() as folder:
         for name, image in zip(("fixed", "moving"), brain(data)[0], strict=True):
             np.save(Path(folder, name), image.astype(np.float32))

@@ -3,6 +3,7 @@
     python benchmarks/deformable_trust.py            # 72 fits
     python benchmarks/deformable_trust.py --metric auto --gradient
     python benchmarks/deformable_trust.py --metric auto --replaced
+    python benchmarks/deformable_trust.py --metric auto --along
 
 Photographs and textures, deformed by sums of plane waves: of several distances of control points ("long", which these
 follow) or about two ("short", which they do not). A fit is wrong where it says `ok` and a tenth of the
@@ -11,7 +12,7 @@ points inside is farther off than 4 of its standard deviations and 0.5 pixels; a
 
 `--metric` takes the place of "ncc", `--only` has the cases of some metrics alone, and `--gradient` makes the moving
 image three times as bright and as rich in contrast at one corner as at the opposite one. `--replaced` has another
-texture in a sixth of the moving image.
+texture in a sixth of the moving image. `--along` has rings and lines, which do not determine motions along them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ Floats = NDArray[np.float64]
 SHAPE = (200, 230)
 IMAGES = ("camera", "astronaut", "coffee", "chelsea", "rocket", "coins", "moon", "brick", "grass", "gravel",
           "cloud", "shape")  # fmt: skip
+ALONG = ("rings", "lines")
 MARGIN = 24
 
 
@@ -58,13 +60,13 @@ class Case:
         return self.wave > 4
 
 
-def cases(count: int, first: int = 0) -> Iterator[Case]:
+def cases(count: int, first: int = 0, names: Sequence[str] = IMAGES) -> Iterator[Case]:
     for k in range(first, first + count):
         rng = np.random.default_rng(1000 + k)
         wave = float(rng.uniform(6, 12) if k % 2 else rng.uniform(1.4, 2.6))
         spacing = (None, 14.0, 24.0)[(k // 2) % 3]
         metric = ("ncc", "ncc", "lncc", "mse")[(k // 6) % 4]
-        yield Case(k, IMAGES[(k // 2) % len(IMAGES)], metric, spacing, wave, float(rng.choice([0.01, 0.03, 0.1])))
+        yield Case(k, names[(k // 2) % len(names)], metric, spacing, wave, float(rng.choice([0.01, 0.03, 0.1])))
 
 
 def picture(case: Case, rng: np.random.Generator) -> Floats:
@@ -72,6 +74,10 @@ def picture(case: Case, rng: np.random.Generator) -> Floats:
     size = [n + 2 * MARGIN for n in SHAPE]
     if case.name == "cloud":
         found = ndimage.gaussian_filter(rng.normal(size=size), 3)
+    elif case.name in ALONG:  # brightness that varies with one coordinate
+        y, x = np.indices(size) - np.reshape(size, (2, 1, 1)) / 2
+        profile = ndimage.gaussian_filter1d(rng.normal(size=sum(size)), rng.uniform(2, 6))
+        found = np.interp(np.hypot(y, x) if case.name == "rings" else x + size[1] / 2, np.arange(sum(size)), profile)
     elif case.name == "shape":  # a texture inside an ellipse
         y, x = (np.linspace(-1.25, 1.25, n) for n in size)
         inside = ndimage.gaussian_filter((y[:, None] ** 2 + x**2 < 1).astype(float), 1)
@@ -153,10 +159,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=("ncc", "lncc", "mse"), help="the cases with these metrics")
     parser.add_argument("--gradient", action="store_true", help="of brightness, in the moving image")
     parser.add_argument("--replaced", action="store_true", help="another texture in a sixth of the moving image")
+    parser.add_argument("--along", action="store_true", help="rings and lines in place of photographs and textures")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     found = []
-    for case in cases(arguments.count, arguments.first):
+    for case in cases(arguments.count, arguments.first, ALONG if arguments.along else IMAGES):
         if case.metric not in arguments.only:
             continue
         metric = arguments.metric if case.metric == "ncc" else case.metric

@@ -48,8 +48,8 @@ class FitStatus(Enum):
         "give an init near the right one with init=, or images that show what breaks the repetition"
     )
     UNDETERMINED = (
-        "the images do not determine all motions (fit.free names the free ones), as lines do not determine a shift "
-        "along them: take a model without these, or images with more structure or less noise"
+        "the images do not determine all motions (fit.free of an affine fit names the free ones), as lines do not "
+        "determine a shift along them: take a model without these, or images with more structure or less noise"
     )
     INCONSISTENT = (
         "the images contradict the motion: frequencies of theirs, or their registration the other way round "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,16 @@ class LayersRequest:
 
         def fit_to(levels: Pyramid, found: LayerEstimate) -> DeformableFit:
             verdict = verdict_of(found, levels, coarse[0].grid, metric)
-            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance)
+            slides = partial(
+                judged.slides,
+                found.state.layers.transform,
+                levels,
+                coarse_grids,
+                metric=metric,
+                tolerance=tolerance,
+                max_iterations=most,
+            )
+            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=slides)
 
         rough = fit_to(levels, found)
         if rough.status in HOPELESS:

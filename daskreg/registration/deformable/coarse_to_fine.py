@@ -99,6 +99,7 @@ def coarse_to_fine(
     max_iterations: int,
     on_done: Callable[[int], None] = lambda done: None,
     stiffens: bool = True,
+    most: int | None = None,
 ) -> Solved:
     """Solve level after level; for "mi", as long as finer ones tell more.
 
@@ -107,12 +108,13 @@ def coarse_to_fine(
 
     stiffens: whether the weight of the prior may grow. What the coarsest control points cannot follow is noise to them,
     so that the field has next to no energy there, and the weight grows until the finer ones do not move, either.
+    most: how many entries of the plan are solved, as if the others were; None: all.
     """
     weight, iterations, known, number = 0.0, 0, 0.0, plan[0][1]
     state: LevelEstimate | None = None
     contradicting: Contradictions | None = None
     determined: dict[float, float] = {}
-    for done, (grid, finer) in enumerate(plan, 1):
+    for done, (grid, finer) in enumerate(plan[:most], 1):
         refined = layers if grid is layers.control else layers.refined(grid)
         inliers = None if contradicting is None else contradicting.inliers
         current = LevelImages.of(with_inliers(levels[finer], inliers), metric, grid.spacing)

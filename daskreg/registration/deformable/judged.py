@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from daskreg.fields.jacobian import determinants_in
-from daskreg.geometry import Box, Grid, Transform
+from daskreg.geometry import Affine, Box, Grid, Transform
 from daskreg.geometry.box import tile
+from daskreg.registration.deformable.coarse_to_fine import coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.mutual_information import dependence
 from daskreg.registration.local_contrast.normalised import normalised
@@ -31,6 +33,9 @@ Floats = NDArray[np.float64]
 _APART = 2.0
 # Voxels whose determinants are computed at once.
 _SLAB = 1 << 17
+# Voxels of a coarse level by which layers begin elsewhere. They slide where they end as far away as this share of what
+# the turn alone has moved; by how much a misfit may be larger that is as good; how many points are compared.
+_MOVED, _SLID, _AS_WELL, _POINTS = 1.5, 0.35, 0.05, 4096
 
 
 def verdict_of(
@@ -115,19 +120,84 @@ def status(
     extremes: tuple[float, float],
     unrelated: bool = False,
     left: bool = False,
+    slides: Callable[[], bool] = lambda: False,
 ) -> FitStatus:
     """The status of a fit.
 
     Args:
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
             negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
-            overlap. left: whether small windows of them say that some motion is left.
+            overlap. left: whether small windows of them say that some motion is left. slides: see `slides`; called
+            where nothing else is wrong.
     """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
     one_to_one = least > 0 or greatest < 0
-    if found is FitStatus.CONVERGED and unrelated:
+    if found is not FitStatus.CONVERGED:
+        return found
+    if unrelated:
         return FitStatus.INCONSISTENT
-    if found is FitStatus.CONVERGED and one_to_one and left:
+    if not one_to_one:
+        return FitStatus.FOLDED
+    if left:
         return FitStatus.UNCERTAIN
-    return FitStatus.FOLDED if found is FitStatus.CONVERGED and not one_to_one else found
+    return FitStatus.UNDETERMINED if slides() else found
+
+
+def slides(
+    transform: Transform,
+    levels: Sequence[PyramidLevel],
+    grids: Sequence[ControlGrid],
+    *,
+    metric: str,
+    tolerance: float,
+    max_iterations: int,
+) -> bool:
+    """Whether images fit as well after a motion along their structures, which they do not determine then.
+
+    Lines show no shift along them, and rings no turn. An affine fit says so; but bent lines do determine an affine map,
+    though layers follow them wherever it is. So what was found is moved by about `_MOVED` voxels of a coarse level, and
+    layers are estimated from there, up to that level: they take back what the images determine.
+
+    Args:
+        transform: what was found between the images of the pyramid, with control points up to those of the last grid.
+    """
+    plan = schedule(grids, levels)
+    count = max(1, sum(number < len(levels) - 1 for _, number in plan))
+    grid, number = plan[count - 1]
+    level = levels[number]
+    turn, other = _motions(level.moving.grid, _MOVED * level.step, transform.unit)
+    again = coarse_to_fine(
+        levels,
+        plan,
+        Layers.start(other @ turn @ transform, grids[0]),
+        metric=metric,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        most=count,
+    )
+    images = LevelImages.of(levels[again.number], metric, grid.spacing)
+    found = images.evaluate(again.transform)
+    if found.misfit > images.evaluate(transform).misfit + _AS_WELL:
+        return False
+    energy = found.weight * (images.gradient**2).sum(0)
+    points = np.argwhere(energy > 0)
+    points = points[:: math.ceil(len(points) / _POINTS) or 1]
+    world, counts = images.fixed_grid.world(points.astype(np.float64)), energy[tuple(points.T)]
+    there = transform(world)
+    slid, turned = (float(counts @ ((one - there) ** 2).sum(1)) for one in (again.transform(world), turn(there)))
+    return slid > _SLID**2 * turned
+
+
+def _motions(grid: Grid, length: float, unit: str | None) -> tuple[Affine, Affine]:
+    """A turn about the centre of a grid, which moves its corners by `length`, and a shift and an enlargement, which
+    move them by half of it each."""
+    centre, reach = np.asarray(grid.centre), float(np.linalg.norm(np.multiply(grid.shape, grid.spacing))) / 2
+    signs = np.resize([1.0, -1.0], grid.ndim) / math.sqrt(grid.ndim)
+    turns, scales = (("theta",) if grid.ndim == 2 else ("rx", "ry", "rz")), ("sx", "sy", "sz")[: grid.ndim]
+    angles, scale = dict.fromkeys(turns, length / reach / math.sqrt(len(turns))), 1 + length / 2 / reach
+    turn, enlarged = (
+        Affine.from_parameters(one, ndim=grid.ndim, centre=centre, unit=unit)
+        for one in (angles, dict.fromkeys(scales, scale))
+    )
+    return turn, Affine.translation(length / 2 * signs, unit=unit) @ enlarged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,16 @@ def register_layers(
         judge=judge if metric == "mi" else None,
     )
     verdict = found.verdict or judge(found)
-    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]))
+    slides = partial(
+        judged.slides,
+        found.state.layers.transform,
+        pyramids,
+        grids,
+        metric=metric,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]), slides=slides)
 
 
 def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], grid: Grid, metric: str) -> Verdict:
@@ -158,10 +168,13 @@ def fit_of(
     *,
     metric: str,
     variance: float,
+    slides: Callable[[], bool],
 ) -> DeformableFit:
     """The fit to images in memory, on whose grid the factors by which volumes change are computed.
 
-    variance: by which the voxels of "mse" were divided.
+    Args:
+        variance: by which the voxels of "mse" were divided. slides: see `judged.slides`; asked where no affine fit says
+            that all motions are determined, and steps alone have found the motion, which find it again.
     """
     fixed, moving = images
     transform, control = found.state.layers.transform, found.state.layers.control
@@ -180,6 +193,7 @@ def fit_of(
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
+            slides=(lambda: False) if found.earlier or (affine is not None and affine.ok) else slides,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

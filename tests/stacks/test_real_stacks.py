@@ -136,7 +136,8 @@ def drifted(slices, drift):
 
 def test_one_slice_repeated(brain, drift):
     """The estimator's own error: the slices differ by drift only."""
-    raw = drifted(np.repeat(brain[25:26], len(brain), axis=0), drift)
+    drift = drift[:24]
+    raw = drifted(np.repeat(brain[25:26], len(drift), axis=0), drift)
     matrices, fit = aligned(raw)
     residual = residuals(matrices, drift, brain.shape[1:])
     print(f"one slice repeated: {residual}, {fit.seconds:.1f} s")
@@ -144,13 +145,15 @@ def test_one_slice_repeated(brain, drift):
     assert residual["all"] <= 0.02
 
 
-def test_different_slices(brain, drift):
+def test_different_slices(brain):
     """Anatomy changes along the stack: its slow changes cannot be separated from drift, its fast ones can."""
-    raw = drifted(brain, drift)
+    some = brain[:, ::2, ::2]
+    drift = random_walk(len(some), some.shape[1:], step=2, turn=0.5, seed=0)
+    raw = drifted(some, drift)
     matrices, fit = aligned(raw)
-    residual = residuals(matrices, drift, brain.shape[1:])
-    theirs = residuals(pystackreg_stack(raw), drift, brain.shape[1:])
-    before = residuals(np.tile(np.eye(3), (len(raw), 1, 1)), drift, brain.shape[1:])
+    residual = residuals(matrices, drift, some.shape[1:])
+    theirs = residuals(pystackreg_stack(raw), drift, some.shape[1:])
+    before = residuals(np.tile(np.eye(3), (len(raw), 1, 1)), drift, some.shape[1:])
     print(f"different slices: before {before}\n  daskreg {residual}, {fit.seconds:.1f} s\n  pystackreg {theirs}")
     assert fit.ok
     assert residual["fast"] <= 0.15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,29 @@ def blobs(shape: Sequence[int], *, count: int = 12, seed: int = 0, margin: float
     """
     rng = np.random.default_rng(seed)
     size = np.asarray(shape, dtype=np.float64)
-    where = indices(shape)
     image = np.zeros(tuple(shape))
     for _ in range(count):
         centre = size * rng.uniform(margin, 1 - margin, len(size))
         sigma = np.maximum(size * rng.uniform(0.04, 0.12, len(size)), 2.5)
-        image += rng.uniform(0.3, 1.0) * np.exp(-0.5 * (((where - centre) / sigma) ** 2).sum(axis=-1))
+        axes = [np.exp(-0.5 * ((np.arange(n) - c) / s) ** 2) for n, c, s in zip(shape, centre, sigma, strict=True)]
+        image += rng.uniform(0.3, 1.0) * reduce(np.multiply.outer, axes)
     return np.asarray(image / image.max(), dtype=np.float32)
+
+
+def plane_waves(
+    shape: Sequence[int], matrix: Floats, vectors: Floats, phases: Floats, amplitudes: Floats | float = 1.0
+) -> Floats:
+    """The sum of `amplitude * cos(vector @ p + phase)` at the points p that a matrix makes of the indices of an image.
+
+    vectors: (N, D). The phase of a wave is linear in the index of a voxel, so that it is a product of a factor for each
+    axis: there are far fewer cosines than voxels times waves.
+    """
+    steps, origin = vectors @ matrix[:-1, :-1], vectors @ matrix[:-1, -1]
+    total = (amplitudes * np.exp(1j * (phases + origin)))[:, None]
+    *before, last = (np.exp(1j * np.outer(step, np.arange(n))) for step, n in zip(steps.T, shape, strict=True))
+    for factors in before:
+        total = (total[:, :, None] * factors[:, None]).reshape(len(vectors), -1)
+    return np.asarray((total.T @ last).real.reshape(tuple(shape)))
 
 
 def block_mean(image: NDArray[Any], factors: Sequence[int]) -> Floats:

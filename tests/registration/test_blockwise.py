@@ -14,6 +14,7 @@ import torch
 import zarr
 from distributed import Client, LocalCluster
 from numpy.typing import NDArray
+from phantoms import plane_waves
 from scipy.ndimage import affine_transform
 
 import daskreg as dr
@@ -57,24 +58,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def waves(grid: Grid, pull: Affine, *, seed: int = 0, count: int = 60) -> Floats:
-    """A sum of plane waves of lengths from 9 to 60, at the voxels of a grid after an affine map.
-
-    The phase of a wave is linear in the index of a voxel, so that a wave is a product of one factor for each axis.
-    """
-    rng, ndim = np.random.default_rng(seed), grid.ndim
-    directions = rng.normal(size=(count, ndim))
+    """A sum of plane waves of lengths from 9 to 60, at the voxels of a grid after an affine map."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(count, grid.ndim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = np.exp(rng.uniform(np.log(9), np.log(60), count))
-    vectors = (2 * np.pi / lengths)[:, None] * directions
-    corner, *steps = pull(grid.world(np.concatenate([np.zeros((1, ndim)), np.eye(ndim)])))
-    total = np.exp(1j * (rng.uniform(0, 2 * np.pi, count) + vectors @ corner))[:, None]
-    *before, last = (
-        np.exp(1j * np.outer(vectors @ (step - corner), np.arange(n)))
-        for step, n in zip(steps, grid.shape, strict=True)
-    )
-    for factors in before:
-        total = (total[:, :, None] * factors[:, None]).reshape(count, -1)
-    return np.asarray((total.T @ last).real.reshape(grid.shape))
+    vectors, phases = 2 * np.pi / lengths[:, None] * directions, rng.uniform(0, 2 * np.pi, count)
+    return plane_waves(grid.shape, pull.matrix @ grid.matrix, vectors, phases)
 
 
 def seen(grid: Grid, motion: Affine | None = None, *, noise: float = 0.05, seed: int = 1) -> NDArray[np.uint16]:

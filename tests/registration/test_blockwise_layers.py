@@ -14,6 +14,7 @@ import torch
 import zarr
 from distributed import Client, LocalCluster
 from numpy.typing import NDArray
+from phantoms import plane_waves
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 import daskreg as dr
@@ -66,16 +67,24 @@ def small(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def texture(points: Floats, *, seed: int = 0, count: int = 80) -> Floats:
-    """A sum of plane waves of lengths from 8 to 90, at (..., D) points: known wherever a displacement brings it."""
-    rng, ndim = np.random.default_rng(seed), points.shape[-1]
+def texture_waves(ndim: int, *, count: int = 80) -> tuple[Floats, Floats]:
+    """Vectors (N, D) and phases of plane waves of lengths from 8 to 90."""
+    rng = np.random.default_rng(0)
     directions = rng.normal(size=(count, ndim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = np.exp(rng.uniform(np.log(8), np.log(90), count))
-    total = np.zeros(points.shape[:-1])
-    for direction, length, phase in zip(directions, lengths, rng.uniform(0, 2 * np.pi, count), strict=True):
-        total += np.cos(points @ (2 * np.pi / length * direction) + phase)
-    return np.asarray(total / np.sqrt(count / 2))
+    return 2 * np.pi / lengths[:, None] * directions, rng.uniform(0, 2 * np.pi, count)
+
+
+def texture(shape: Sequence[int], most: float) -> Floats:
+    """A sum of plane waves, displaced as `bent` says: known wherever that brings it."""
+    vectors, phases = texture_waves(len(shape))
+    if most:
+        points = bent(np.moveaxis(np.indices(shape), 0, -1).astype(float), shape, most)
+        total = sum(np.cos(points @ vector + phase) for vector, phase in zip(vectors, phases, strict=True))
+    else:
+        total = plane_waves(shape, np.eye(len(shape) + 1), vectors, phases)
+    return np.asarray(total / np.sqrt(len(vectors) / 2))
 
 
 def bent(points: Floats, shape: Sequence[int], most: float) -> Floats:
@@ -87,8 +96,8 @@ def bent(points: Floats, shape: Sequence[int], most: float) -> Floats:
 
 def pair_of(shape: Sequence[int], *, most: float = 4.0, noise: float = 0.1) -> tuple[Any, Any]:
     """Two images as a camera gives them, of which the second is brighter."""
-    points, rng = np.moveaxis(np.indices(shape), 0, -1).astype(float), np.random.default_rng(1)
-    both = texture(bent(points, shape, most)), 1.5 * texture(points) + 2
+    rng = np.random.default_rng(1)
+    both = texture(shape, most), 1.5 * texture(shape, 0) + 2
     return tuple(np.round(20000 + 1000 * (x + noise * rng.normal(size=shape))).astype(np.uint16) for x in both)
 
 

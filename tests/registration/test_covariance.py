@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from phantoms import plane_waves
 from scipy import ndimage
 
 import daskreg as dr
@@ -20,12 +21,12 @@ SHAPE = (131, 113)
 
 
 def waves(seed, count=80, shortest=4.5):
-    """A texture of plane waves, longer ones with more amplitude, as a function of (N, 2) points."""
+    """A texture of plane waves, longer ones with more amplitude, as a function of a matrix from indices to points."""
     rng = np.random.default_rng(seed)
     length = shortest * 2 ** rng.uniform(0, 4, count)
     angle, phase = rng.uniform(0, 2 * np.pi, (2, count))
     vectors = 2 * np.pi / length[:, None] * np.stack([np.sin(angle), np.cos(angle)], 1)
-    return lambda points: (np.sqrt(length) * np.cos(points @ vectors.T + phase)).sum(1)
+    return lambda matrix: plane_waves(SHAPE, matrix, vectors, phase, np.sqrt(length))
 
 
 def pair(seed, model):
@@ -36,8 +37,7 @@ def pair(seed, model):
     if model == "rigid":
         named["theta"] = rng.uniform(-0.03, 0.03)
     truth = Affine.from_parameters(named, ndim=2, centre=grid.centre)
-    points = np.indices(SHAPE).reshape(2, -1).T.astype(float)
-    images = [texture(p).reshape(SHAPE) for p in (points, truth.inverse()(points))]
+    images = [texture(matrix) for matrix in (np.eye(3), truth.inverse().matrix)]
     return *(i / images[0].std() for i in images), named, rng
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from phantoms import plane_waves
 
 from daskreg.geometry import Grid
 from daskreg.registration.levenberg_marquardt import LevelObjective
@@ -17,11 +18,11 @@ SHAPE, ANGLE = (211, 237), 0.1
 GRID = Grid(SHAPE)
 
 
-def scene(points):
-    """Waves of 8 to 40 voxels at (..., 2) points, of variance 1."""
+def scene(matrix):
+    """Waves of 8 to 40 voxels, of variance 1, at the points that a matrix makes of indices."""
     rng = np.random.default_rng(7)
     waves = rng.uniform(-1, 1, (40, 2)) * 2 * np.pi / rng.uniform(8, 40, (40, 1))
-    return np.cos(points @ waves.T + rng.uniform(0, 6.28, 40)).sum(-1) / np.sqrt(20)
+    return plane_waves(SHAPE, matrix, waves, rng.uniform(0, 6.28, 40)) / np.sqrt(20)
 
 
 @pytest.mark.parametrize(("metric", "size"), [("ncc", 0.5), ("ncc", 3.0), ("mse", 3.0)])
@@ -31,10 +32,9 @@ def test_the_share_of_noise_is_right_at_any_correlation(metric, size):
     p = np.zeros((1, 3))
     p[0, problem.pose.names.index("theta")] = ANGLE
     motion = problem.pose.motions(p, problem.centre)[0][0]
-    points = np.moveaxis(np.indices(SHAPE), 0, -1).astype(float)
-    back = (points - motion[:2, 2]) @ np.linalg.inv(motion[:2, :2]).T
+    back = np.linalg.inv(np.vstack([motion[:2], [0, 0, 1]]))
     noise = rng.normal(0, size, SHAPE)
-    images = [scene(points) + noise, scene(back) + rng.normal(0, size, SHAPE)]
+    images = [scene(np.eye(3)) + noise, scene(back) + rng.normal(0, size, SHAPE)]
     fixed, moving = (image_batch(torch.from_numpy(image)[None], GRID) for image in images)
     level = pyramid(fixed, moving, levels=1, smoothing=0.5)[-1]
     found = LevelObjective(problem, level).evaluate(p)

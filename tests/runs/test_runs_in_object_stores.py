@@ -38,7 +38,7 @@ PULL = dr.Affine.translation(y=-1.25, x=3.5)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("volume") / "in.zarr"
-    dr.write(np.random.default_rng(5).integers(0, 60_000, (13, 37, 50), "u2"), path, client=False, **HOW)
+    dr.write(np.random.default_rng(5).integers(0, 60_000, (5, 37, 50), "u2"), path, client=False, **HOW)
     return path
 
 

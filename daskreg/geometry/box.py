@@ -24,12 +24,11 @@ class Box:
     stop: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        start = tuple(int(i) for i in self.start)
-        stop = tuple(int(i) for i in self.stop)
+        start, stop = tuple(map(int, self.start)), tuple(map(int, self.stop))
         if len(start) != len(stop):
             raise ShapeMismatchError(f"a box needs as many starts as stops, not {len(start)} and {len(stop)}")
         object.__setattr__(self, "start", start)
-        object.__setattr__(self, "stop", tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
+        object.__setattr__(self, "stop", tuple(map(max, start, stop)))
 
     @classmethod
     def of(cls, shape: Sequence[int]) -> Box:

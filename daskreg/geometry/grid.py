@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -286,18 +287,25 @@ def touched_bounds(
     x = x + matrices[:, :-1, ndim, None]
     # Far outside, 64-bit integers would overflow; one voxel beyond the source gives the same box.
     shape = np.asarray(source_shape)
-    lower = np.clip(x.min(axis=-1), -2.0 - margin, shape + 1.0 + margin)
-    upper = np.clip(x.max(axis=-1), -2.0 - margin, shape + 1.0 + margin)
-    start = np.clip(np.floor(lower).astype(np.int64) - margin, 0, shape)
-    stop = np.clip(np.ceil(upper).astype(np.int64) + 1 + margin, 0, shape)
+    least, most = -2.0 - margin, shape + (1.0 + margin)
+    lower = np.minimum(np.maximum(x.min(axis=-1), least), most)
+    upper = np.minimum(np.maximum(x.max(axis=-1), least), most)
+    start = np.minimum(np.maximum(np.floor(lower).astype(np.int64) - margin, 0), shape)
+    stop = np.minimum(np.maximum(np.ceil(upper).astype(np.int64) + (1 + margin), 0), shape)
     return start, np.maximum(start, stop)
 
 
 def box_corners(lower: Floats, upper: Floats) -> Floats:
     """(2**D, D) corners of the box from `lower` to `upper`, the last axis fastest."""
-    ends = np.stack([lower, upper])
-    bits = np.indices((2,) * len(lower)).reshape(len(lower), -1).T
-    return np.take_along_axis(ends, bits, axis=0)
+    return np.where(_corner_bits(len(lower)), upper, lower)
+
+
+@cache
+def _corner_bits(ndim: int) -> NDArray[np.bool_]:
+    """(2**ndim, ndim) whether a corner is at the upper end of an axis."""
+    bits = np.indices((2,) * ndim).reshape(ndim, -1).T.astype(bool)
+    bits.flags.writeable = False
+    return bits
 
 
 def _points(values: ArrayLike, ndim: int) -> Floats:

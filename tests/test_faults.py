@@ -172,7 +172,7 @@ def test_the_work_of_a_worker_that_hangs_moves_on_and_its_late_result_does_no_ha
         finally:
             slow.release()
 
-    with dask.config.set({"distributed.scheduler.worker-ttl": "8s"}), dr.connect(workers=2) as client:
+    with dask.config.set({"distributed.scheduler.worker-ttl": "5s"}), dr.connect(workers=2) as client:
         with meanwhile(stop):
             written = dr.write(slow.volume, path, client=client, **SMALL)
         assert written.blocks == BLOCKS

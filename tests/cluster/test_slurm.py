@@ -64,11 +64,12 @@ def slurm() -> Iterator[None]:
         os.environ["SLURM_CONF"] = before
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    array = zarr.create_array(tmp_path / "in.zarr", shape=PIXELS.shape, chunks=(1, 50, 40), dtype="u2")
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stored") / "in.zarr"
+    array = zarr.create_array(path, shape=PIXELS.shape, chunks=(1, 50, 40), dtype="u2")
     array[:] = PIXELS
-    return tmp_path / "in.zarr"
+    return path
 
 
 def config(folder: Path, **options: Any) -> SlurmConfig:
@@ -102,12 +103,13 @@ def write(stored: Path, path: Path, **options: Any) -> Any:
     return dr.write(moved, path, chunks=(1, 50, 40), levels=1, memory="4 MiB", progress=False, **options)
 
 
+@pytest.fixture(scope="module")
 def expected(stored: Path) -> np.ndarray:
     return np.asarray(dr.warp(dr.open(stored), pull=TURN))
 
 
 def test_three_nodes_give_what_one_process_gives_and_a_cancelled_job_is_replaced(
-    slurm: None, tmp_path: Path, stored: Path
+    slurm: None, tmp_path: Path, stored: Path, expected: np.ndarray
 ) -> None:
     path = tmp_path / "out.zarr"
 
@@ -128,12 +130,14 @@ def test_three_nodes_give_what_one_process_gives_and_a_cancelled_job_is_replaced
     assert cancelled
     assert written.blocks >= 40
     assert verify(path) == []
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected)
     until(lambda: not jobs("RUNNING,PENDING"))
     assert list(tmp_path.glob(".daskreg-run-*")) == []
 
 
-def test_jobs_wait_in_a_busy_queue(slurm: None, tmp_path: Path, stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_jobs_wait_in_a_busy_queue(
+    slurm: None, tmp_path: Path, stored: Path, expected: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
     others = [
         subprocess.run(
             ["sbatch", "--parsable", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 300"],
@@ -147,17 +151,17 @@ def test_jobs_wait_in_a_busy_queue(slurm: None, tmp_path: Path, stored: Path, ca
     try:
         until(lambda: set(others) <= set(jobs("RUNNING")))
         with (
-            dr.connect(config(tmp_path, jobs=1, wait="00:00:08")) as client,
-            pytest.raises(NoWorkersError, match=r"1 jobs wait in the queue \(PENDING: (Resources|Priority)\) for 8 s"),
+            dr.connect(config(tmp_path, jobs=1, wait="00:00:04")) as client,
+            pytest.raises(NoWorkersError, match=r"1 jobs wait in the queue \(PENDING: (Resources|Priority)\) for 4 s"),
         ):
             write(stored, tmp_path / "out.zarr", client=client)
         assert "waiting for workers: 1 jobs wait in the queue" in caplog.text
         with dr.connect(config(tmp_path, jobs=1)) as client:
-            leave = threading.Timer(5, subprocess.run, [["scancel", *others]])
+            leave = threading.Timer(2, subprocess.run, [["scancel", *others]])
             leave.start()
             write(stored, tmp_path / "out.zarr", client=client)
             leave.join()
-        np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/0", mode="r")[:], expected(stored))
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/0", mode="r")[:], expected)
     finally:
         subprocess.run(["scancel", *others], timeout=WAIT, check=True)
 
@@ -224,7 +228,7 @@ def facts_of(number: str) -> list[str]:
 
 
 def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_time(
-    slurm: None, tmp_path: Path, stored: Path
+    slurm: None, tmp_path: Path, stored: Path, expected: np.ndarray
 ) -> None:
     path = tmp_path / "out.zarr"
     TURN.save(tmp_path / "turn.json")
@@ -253,7 +257,7 @@ def test_a_submitted_command_runs_on_all_nodes_of_its_job_and_goes_on_after_its_
         assert first == "JobState=FAILED ExitCode=75:0"
         assert f"{kept} were there" in output, output
     assert verify(path) == []
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected)
     assert list(tmp_path.glob(".daskreg-run-*")) == []
 
 
@@ -270,7 +274,9 @@ def node_of(number: str) -> str:
     return shown.stdout.strip()
 
 
-def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, stored: Path) -> None:
+def test_a_node_that_dies_loses_only_what_it_held(
+    slurm: None, tmp_path: Path, stored: Path, expected: np.ndarray
+) -> None:
     path = tmp_path / "out.zarr"
     dead: list[str] = []
 
@@ -293,7 +299,7 @@ def test_a_node_that_dies_loses_only_what_it_held(slurm: None, tmp_path: Path, s
     assert dead
     assert written.blocks >= 40
     assert verify(path) == []
-    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected(stored))
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[:], expected)
 
 
 def test_a_job_whose_walltime_is_too_short_is_requeued_and_goes_on(slurm: None, tmp_path: Path) -> None:

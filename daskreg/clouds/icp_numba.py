@@ -27,6 +27,35 @@ _PACKED = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
 _PRODUCTS = np.array([[4, 5, 6, 0], [5, 7, 8, 1], [6, 8, 9, 2], [0, 1, 2, 3]])
 
 
+# Loops, since expressions of arrays take longer to compile.
+@inner
+def _norm(k: Any) -> Any:
+    total = 0.0
+    for i in range(k.shape[0]):
+        for j in range(k.shape[1]):
+            total += k[i, j] * k[i, j]
+    return np.sqrt(total)
+
+
+@inner
+def _divide(k: Any, divisor: Any, diagonal: Any, out: Any) -> None:
+    """k divided, plus a number on the diagonal."""
+    for i in range(k.shape[0]):
+        for j in range(k.shape[1]):
+            out[i, j] = k[i, j] / divisor + (diagonal if i == j else 0.0)
+
+
+@inner
+def _square(k: Any, out: Any) -> None:
+    """k k of a symmetric k."""
+    for i in range(len(k)):
+        for j in range(i, len(k)):
+            s = 0.0
+            for n in range(len(k)):
+                s += k[i, n] * k[n, j]
+            out[i, j] = out[j, i] = s
+
+
 @inner(allocates=True)
 def rotation_from_moments(moments: Any, out: Any) -> None:
     """Fill `out` with the rotation R of largest trace(R^T M), M = sum of t s^T, which turns s onto t (Horn 1987).
@@ -51,26 +80,24 @@ def rotation_from_moments(moments: Any, out: Any) -> None:
     k[1, 2] = k[2, 1] = m[1, 0] + m[0, 1]
     k[1, 3] = k[3, 1] = m[0, 2] + m[2, 0]
     k[2, 3] = k[3, 2] = m[2, 1] + m[1, 2]
-    size = np.sqrt(np.sum(k * k))
+    size = _norm(k)
     if not size > 0:
-        out[:] = np.eye(3)
+        for i in range(3):
+            for j in range(3):
+                out[i, j] = 1.0 if i == j else 0.0
         return
-    k = k / size + np.eye(4)  # so that no eigenvalue is below zero
+    _divide(k, size, 1.0, k)  # so that no eigenvalue is below zero
+    squared = np.empty((4, 4))
     for _ in range(10):
-        squared = np.zeros((4, 4))
-        for i in range(4):
-            for j in range(i, 4):
-                s = 0.0
-                for n in range(4):
-                    s += k[i, n] * k[n, j]
-                squared[i, j] = squared[j, i] = s
-        k = squared / (squared[0, 0] + squared[1, 1] + squared[2, 2] + squared[3, 3])
+        _square(k, squared)
+        _divide(squared, squared[0, 0] + squared[1, 1] + squared[2, 2] + squared[3, 3], 0.0, k)
     best = 0
     for i in range(1, 4):
         if k[i, i] > k[best, best]:
             best = i
-    length = np.sqrt(np.sum(k[best] * k[best]))
-    w, x, y, z = k[best, 0] / length, k[best, 1] / length, k[best, 2] / length, k[best, 3] / length
+    w, x, y, z = k[best, 0], k[best, 1], k[best, 2], k[best, 3]
+    length = np.sqrt(w * w + x * x + y * y + z * z)
+    w, x, y, z = w / length, x / length, y / length, z / length
     out[0, 0], out[0, 1], out[0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)
     out[1, 0], out[1, 1], out[1, 2] = 2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)
     out[2, 0], out[2, 1], out[2, 2] = 2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)
@@ -102,7 +129,7 @@ def trimmed_icp(
     count, ndim = points.shape
     scores = np.empty(len(matrices))
     moved, found = np.empty((count, ndim)), np.empty((count, ndim))
-    squares, rotation = np.empty(count), np.empty((ndim, ndim))
+    squares, sorting, rotation = np.empty(count), np.empty(count), np.empty((ndim, ndim))
     for s in range(len(matrices)):
         m = matrices[s]
         for left in range(iterations, -1, -1):
@@ -118,7 +145,7 @@ def trimmed_icp(
                     found[i, d] = table[row, d]
                     square += (found[i, d] - moved[i, d]) ** 2
                 squares[i] = square
-            worst = np.partition(squares, used - 1)[used - 1]
+            worst = _of_rank(squares, used - 1, sorting)
             if left:
                 _move(m, moved, found, squares, worst, rotation)
         total, number = 0.0, 0
@@ -130,20 +157,53 @@ def trimmed_icp(
     return scores
 
 
+@inner
+def _of_rank(values: Any, n: Any, scratch: Any) -> Any:
+    """The value that `n` others are not above, as `np.partition(values, n)[n]`, which takes longer to compile."""
+    for k in range(len(values)):
+        scratch[k] = values[k]
+    low, high = 0, len(values) - 1
+    while low < high:
+        a, b, c = scratch[low], scratch[(low + high) // 2], scratch[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while scratch[i] < pivot:
+                i += 1
+            while scratch[j] > pivot:
+                j -= 1
+            if i <= j:
+                scratch[i], scratch[j] = scratch[j], scratch[i]
+                i, j = i + 1, j - 1
+        if n <= j:
+            high = j
+        elif n >= i:
+            low = i
+        else:
+            break
+    return scratch[n]
+
+
+@inner
+def _add_means(points: Any, squares: Any, worst: Any, means: Any) -> None:
+    """Add the means of the points whose squares are not above `worst`."""
+    number = 0
+    for i in range(len(points)):
+        if squares[i] <= worst:
+            number += 1
+            for d in range(len(means)):
+                means[d] += points[i, d]
+    for d in range(len(means)):
+        means[d] /= number
+
+
 @inner(allocates=True)
 def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: Any) -> None:
     """Apply to m the rigid motion that fits the correspondences whose squares are not above `worst`."""
     count, ndim = moved.shape
     mean_t, mean_s, moments = np.zeros(ndim), np.zeros(ndim), np.zeros((ndim, ndim))
-    number = 0
-    for i in range(count):
-        if squares[i] <= worst:
-            number += 1
-            for d in range(ndim):
-                mean_t[d] += found[i, d]
-                mean_s[d] += moved[i, d]
-    mean_t /= number
-    mean_s /= number
+    _add_means(found, squares, worst, mean_t)
+    _add_means(moved, squares, worst, mean_s)
     for i in range(count):
         if squares[i] <= worst:
             for d in range(ndim):
@@ -157,7 +217,9 @@ def _move(m: Any, moved: Any, found: Any, squares: Any, worst: Any, rotation: An
             for n in range(ndim):
                 s += rotation[d, n] * (m[n, j] - (mean_s[n] if j == ndim else 0.0))
             turned[d, j] = s + (mean_t[d] if j == ndim else 0.0)
-    m[:ndim] = turned
+    for d in range(ndim):
+        for j in range(ndim + 1):
+            m[d, j] = turned[d, j]
 
 
 @jit(fastmath=_SUMS, error_model="numpy")

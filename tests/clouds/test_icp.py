@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from daskreg.clouds import icp
+from daskreg.clouds import icp, icp_numba
 from daskreg.clouds.brute_force import nearest_brute_force
 from daskreg.clouds.cached_search import CachedSearch
 from daskreg.clouds.cloud import Cloud, local_shapes, robust_radius, without_far_points
@@ -364,3 +364,11 @@ def test_the_soft_loss_leads_to_the_pose_and_lets_outliers_be() -> None:
 
         optimizer.step(closure)
     assert np.degrees(angle.item()) == pytest.approx(10, abs=0.05)
+
+
+def test_the_value_of_a_rank_is_that_of_a_partition() -> None:
+    rng = np.random.default_rng(0)
+    for values in (rng.random(101), rng.integers(0, 4, 60), np.arange(40), np.arange(40)[::-1], np.ones(9), [3, 1]):
+        one = np.asarray(values, float)
+        for n in range(len(one)):
+            assert icp_numba._of_rank.py_func(one, n, np.empty(len(one))) == np.partition(one, n)[n]

@@ -162,7 +162,10 @@ def _rotate(a: Any, b: Any, cosines: Any, sines: Any) -> None:
 @jit
 def bounding_box(points: Any, low: Any, high: Any) -> None:
     """Fill the lowest and the highest coordinates (D,) of (N, D) points, N > 0."""
-    low[:], high[:] = points[0], points[0]
+    for d in range(
+        points.shape[1]
+    ):  # to assign arrays takes more than a second to compile, for the error of their shapes
+        low[d] = high[d] = points[0, d]
     for i in range(1, len(points)):
         for d in range(points.shape[1]):
             low[d] = min(low[d], points[i, d])
@@ -201,7 +204,8 @@ def voxel_rows(points: Any, size: Any, rows: Any) -> Any:
             if row < 0:
                 row = number
                 slots[slot] = row
-                cells[row] = cell
+                for d in range(ndim):
+                    cells[row, d] = cell[d]
                 number += 1
                 break
             same = True

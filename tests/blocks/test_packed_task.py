@@ -149,8 +149,8 @@ def test_short_items_share_tasks_and_long_ones_have_their_own(
     assert max(sizes) >= 16
     assert len(sizes) < 600
     sizes.clear()
-    done, _ = run(lambda item: time.sleep(0.3), [Item(k) for k in range(70)], client)
-    assert done == Counter(range(70))
+    done, _ = run(lambda item: time.sleep(0.3), [Item(k) for k in range(30)], client)
+    assert done == Counter(range(30))
     assert max(sizes) == 1
 
 

@@ -193,7 +193,7 @@ def fit_of(
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
-            slides=(lambda: False) if found.earlier or (affine is not None and affine.ok) else slides,
+            slides=slides if metric != "mi" and (affine is None or not affine.ok) else lambda: False,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

@@ -34,6 +34,7 @@ from daskreg.registration.deformable.register_bspline import (
     checked_base,
     control_spacing,
     fit_of,
+    is_determined,
     metric_of,
     verdict_of,
 )
@@ -102,20 +103,25 @@ class LayersRequest:
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
         found = estimate_layers(levels, coarse_grids, base, metric=metric, tolerance=tolerance, max_iterations=most)
 
-        def fit_to(levels: Pyramid, found: LayerEstimate) -> DeformableFit:
-            verdict = verdict_of(found, levels, coarse[0].grid, metric)
-            slides = partial(
-                judged.slides,
+        def slides(levels: Pyramid, found: LayerEstimate) -> bool:
+            return judged.slides(
                 found.state.layers.transform,
-                levels,
+                [with_inliers(level, found.inliers) for level in levels],
                 coarse_grids,
                 metric=metric,
                 tolerance=tolerance,
                 max_iterations=most,
             )
-            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=slides)
 
-        rough = fit_to(levels, found)
+        def fit_to(levels: Pyramid, found: LayerEstimate, *, last: bool) -> DeformableFit:
+            verdict, ask = (
+                verdict_of(found, levels, coarse[0].grid, metric),
+                last and not is_determined(affine, self.init),
+            )
+            how = partial(slides, levels, found) if ask else None
+            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=how)
+
+        rough = fit_to(levels, found, last=False)
         if rough.status in HOPELESS:
             return rough
         finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
@@ -151,7 +157,7 @@ class LayersRequest:
             # Windows of coarse voxels have other variances than all voxels: both scores are those of the coarse images.
             start = coarsely.evaluate(Layers.start(base, grids[0]).transform)
             found = replace(found, before=start.score, state=replace(found.state, found=aligned))
-        fit = fit_to(levels, found)
+        fit = fit_to(levels, found, last=True)
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from daskreg.fields.jacobian import determinants_in
 from daskreg.geometry import Affine, Box, Grid, Transform
@@ -16,7 +17,7 @@ from daskreg.geometry.box import tile
 from daskreg.registration.deformable.coarse_to_fine import coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of, without_edges
 from daskreg.registration.deformable.mutual_information import dependence
 from daskreg.registration.local_contrast.normalised import normalised
 from daskreg.registration.metrics import bins_for
@@ -34,8 +35,10 @@ _APART = 2.0
 # Voxels whose determinants are computed at once.
 _SLAB = 1 << 17
 # Voxels of a coarse level by which layers begin elsewhere. They slide where they end as far away as this share of what
-# the turn alone has moved; by how much a misfit may be larger that is as good; how many points are compared.
-_MOVED, _SLID, _AS_WELL, _POINTS = 1.5, 0.35, 0.05, 4096
+# the turn alone has moved; by how much a misfit may be larger that is as good.
+_MOVED, _SLID, _AS_WELL = 1.5, 0.3, 0.05
+# Voxels over which products of gradients are averaged, and how many points are compared.
+_AROUND, _POINTS = 5, 4096
 
 
 def verdict_of(
@@ -120,7 +123,7 @@ def status(
     extremes: tuple[float, float],
     unrelated: bool = False,
     left: bool = False,
-    slides: Callable[[], bool] = lambda: False,
+    slides: Callable[[], bool] | None = None,
 ) -> FitStatus:
     """The status of a fit.
 
@@ -128,7 +131,7 @@ def status(
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
             negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
             overlap. left: whether small windows of them say that some motion is left. slides: see `slides`; called
-            where nothing else is wrong.
+            where nothing else is wrong; None: not to ask.
     """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
@@ -141,7 +144,7 @@ def status(
         return FitStatus.FOLDED
     if left:
         return FitStatus.UNCERTAIN
-    return FitStatus.UNDETERMINED if slides() else found
+    return FitStatus.UNDETERMINED if slides is not None and slides() else found
 
 
 def slides(
@@ -160,13 +163,16 @@ def slides(
     layers are estimated from there, up to that level: they take back what the images determine.
 
     Args:
-        transform: what was found between the images of the pyramid, with control points up to those of the last grid.
+        transform: what was found. levels: without what was excluded. grids: that are solved for on these.
     """
     plan = schedule(grids, levels)
     count = max(1, sum(number < len(levels) - 1 for _, number in plan))
     grid, number = plan[count - 1]
-    level = levels[number]
-    turn, other = _motions(level.moving.grid, _MOVED * level.step, transform.unit)
+    images = LevelImages.of(levels[number], metric, grid.spacing)
+    best = images.evaluate(transform)
+    world, counts = _structures(images, best)
+    there = transform(world)
+    turn, other = _motions(there, counts, _MOVED * levels[number].step, transform.unit)
     again = coarse_to_fine(
         levels,
         plan,
@@ -176,28 +182,35 @@ def slides(
         max_iterations=max_iterations,
         most=count,
     )
-    images = LevelImages.of(levels[again.number], metric, grid.spacing)
-    found = images.evaluate(again.transform)
-    if found.misfit > images.evaluate(transform).misfit + _AS_WELL:
+    if images.evaluate(again.transform).misfit > best.misfit + _AS_WELL:
         return False
-    energy = found.weight * (images.gradient**2).sum(0)
-    points = np.argwhere(energy > 0)
-    points = points[:: math.ceil(len(points) / _POINTS) or 1]
-    world, counts = images.fixed_grid.world(points.astype(np.float64)), energy[tuple(points.T)]
-    there = transform(world)
     slid, turned = (float(counts @ ((one - there) ** 2).sum(1)) for one in (again.transform(world), turn(there)))
     return slid > _SLID**2 * turned
 
 
-def _motions(grid: Grid, length: float, unit: str | None) -> tuple[Affine, Affine]:
-    """A turn about the centre of a grid, which moves its corners by `length`, and a shift and an enlargement, which
-    move them by half of it each."""
-    centre, reach = np.asarray(grid.centre), float(np.linalg.norm(np.multiply(grid.shape, grid.spacing))) / 2
-    signs = np.resize([1.0, -1.0], grid.ndim) / math.sqrt(grid.ndim)
-    turns, scales = (("theta",) if grid.ndim == 2 else ("rx", "ry", "rz")), ("sx", "sy", "sz")[: grid.ndim]
+def _structures(images: LevelImages, found: Evaluated) -> tuple[Floats, Floats]:
+    """(N, D) some voxels where both images show the same structure, in the world, and (N,) how much of it.
+
+    By products of their gradients, whose noise is independent, around each voxel.
+    """
+    other = slopes_of(found.predicted, images.fixed_grid.spacing)
+    common = (images.gradient * other).sum(0) * without_edges(found.weight)
+    common = np.maximum(ndimage.uniform_filter(common, _AROUND), 0) * found.weight
+    points = np.argwhere(common > 0)
+    points = points[:: math.ceil(len(points) / _POINTS) or 1]
+    return images.fixed_grid.world(points.astype(np.float64)), common[tuple(points.T)].astype(np.float64)
+
+
+def _motions(points: Floats, counts: Floats, length: float, unit: str | None) -> tuple[Affine, Affine]:
+    """A turn about the middle of points, which moves the outer ones by about `length`, and a shift and an enlargement,
+    which move them by about half of it each."""
+    ndim, centre = points.shape[1], np.average(points, axis=0, weights=counts)
+    reach = 1.5 * math.sqrt(float(np.average(((points - centre) ** 2).sum(1), weights=counts)))
+    signs = np.resize([1.0, -1.0], ndim) / math.sqrt(ndim)
+    turns, scales = (("theta",) if ndim == 2 else ("rx", "ry", "rz")), ("sx", "sy", "sz")[:ndim]
     angles, scale = dict.fromkeys(turns, length / reach / math.sqrt(len(turns))), 1 + length / 2 / reach
     turn, enlarged = (
-        Affine.from_parameters(one, ndim=grid.ndim, centre=centre, unit=unit)
+        Affine.from_parameters(one, ndim=ndim, centre=centre, unit=unit)
         for one in (angles, dict.fromkeys(scales, scale))
     )
     return turn, Affine.translation(length / 2 * signs, unit=unit) @ enlarged

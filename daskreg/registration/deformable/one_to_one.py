@@ -25,7 +25,8 @@ Floats = NDArray[np.float64]
 
 _LEAST = 0.05
 """Of the eigenvalues of the symmetric part."""
-_SUBDIVISIONS = 1
+_AT_ONCE = 2048
+"""Cells that are known only by halves of them, and take 5 kB each in volumes."""
 _HALVINGS, _MOST_HALVINGS = 6, 20
 """Of a step; more until some of it can be made."""
 _SIDES = slice(None, 5), slice(-5, None)
@@ -40,12 +41,12 @@ def is_one_to_one(control: ControlGrid, coefficients: Floats) -> bool:
         return True
     if sizes.max() > 1:
         return False
-    for halvings in range(_SUBDIVISIONS + 1):
-        known = _definite(coefficients, spacing / 2**halvings)
-        if known.all():
-            return True
-        coefficients = _halved(coefficients, ~known)
-    return False
+    left = np.argwhere(~_definite(coefficients, spacing))
+    # Some at a time: each takes its own control points, and where one folds the others do not matter.
+    return all(
+        bool(np.all(_definite(_halved(coefficients, left[first : first + _AT_ONCE]), spacing / 2)))
+        for first in range(0, len(left), _AT_ONCE)
+    )
 
 
 def share_of_step(control: ControlGrid, coefficients: Floats, step: Floats) -> float:
@@ -90,11 +91,11 @@ def _part(nodes: Floats, axis: int, side: slice) -> Floats:
     return nodes[(*(slice(None),) * axis, side)]
 
 
-def _halved(coefficients: Floats, cells: NDArray[np.bool_]) -> Floats:
-    """(D, *nodes, N) the fields of those cells (*cells, ...) that are true, at half the distances of control points."""
+def _halved(coefficients: Floats, cells: NDArray[np.int64]) -> Floats:
+    """(D, *nodes, N) the fields of N cells, (N, D) numbers, at half the distances of control points."""
     axes = tuple(range(1, len(coefficients) + 1))
     windows = np.lib.stride_tricks.sliding_window_view(coefficients, (REACH + 1,) * len(axes), axes)
-    found: Floats = np.moveaxis(windows[:, cells], 1, -1)
+    found: Floats = np.moveaxis(windows[(slice(None), *cells.T)], 1, -1)
     for axis in axes:
         found = subdivided(found, axis)
     return found

@@ -32,6 +32,7 @@ from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
+from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
@@ -103,6 +104,7 @@ def register_layers(
     if isinstance(init, str):
         affine = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
+    determined = is_determined(affine, init)
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
     check_memory(grids[-1])
@@ -133,13 +135,27 @@ def register_layers(
     slides = partial(
         judged.slides,
         found.state.layers.transform,
-        pyramids,
+        [with_inliers(level, found.inliers) for level in pyramids],
         grids,
         metric=metric,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]), slides=slides)
+    return fit_of(
+        found,
+        verdict,
+        affine,
+        images,
+        metric=metric,
+        variance=float(variance[0]),
+        slides=None if determined else slides,
+    )
+
+
+def is_determined(affine: PairFit | None, init: Any) -> bool:
+    """Whether an affine fit, which was made or given, says that the images determine all motions."""
+    fit = init if affine is None else affine
+    return isinstance(fit, PairFit) and fit.ok
 
 
 def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], grid: Grid, metric: str) -> Verdict:
@@ -168,13 +184,13 @@ def fit_of(
     *,
     metric: str,
     variance: float,
-    slides: Callable[[], bool],
+    slides: Callable[[], bool] | None,
 ) -> DeformableFit:
     """The fit to images in memory, on whose grid the factors by which volumes change are computed.
 
     Args:
-        variance: by which the voxels of "mse" were divided. slides: see `judged.slides`; asked where no affine fit says
-            that all motions are determined, and steps alone have found the motion, which find it again.
+        variance: by which the voxels of "mse" were divided. slides: see `judged.slides`; None where that is not asked,
+            nor is it with "mi", whose small steps do not find a motion again.
     """
     fixed, moving = images
     transform, control = found.state.layers.transform, found.state.layers.control
@@ -193,7 +209,7 @@ def fit_of(
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
-            slides=slides if metric != "mi" and (affine is None or not affine.ok) else lambda: False,
+            slides=None if metric == "mi" else slides,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

@@ -162,9 +162,8 @@ def _rotate(a: Any, b: Any, cosines: Any, sines: Any) -> None:
 @jit
 def bounding_box(points: Any, low: Any, high: Any) -> None:
     """Fill the lowest and the highest coordinates (D,) of (N, D) points, N > 0."""
-    for d in range(
-        points.shape[1]
-    ):  # to assign arrays takes more than a second to compile, for the error of their shapes
+    # To assign arrays takes more than a second to compile, for the error of their shapes.
+    for d in range(points.shape[1]):
         low[d] = high[d] = points[0, d]
     for i in range(1, len(points)):
         for d in range(points.shape[1]):

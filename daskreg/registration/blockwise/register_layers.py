@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from daskreg.registration.deformable.register_bspline import (
     fit_of,
     is_determined,
     metric_of,
+    slides_of,
     verdict_of,
 )
 from daskreg.registration.images import Image, batch_of
@@ -103,25 +103,11 @@ class LayersRequest:
         tolerance = max(self.options.tolerance, LEAST_TOLERANCE)
         found = estimate_layers(levels, coarse_grids, base, metric=metric, tolerance=tolerance, max_iterations=most)
 
-        def slides(levels: Pyramid, found: LayerEstimate) -> bool:
-            return judged.slides(
-                found.state.layers.transform,
-                [with_inliers(level, found.inliers) for level in levels],
-                coarse_grids,
-                metric=metric,
-                tolerance=tolerance,
-                max_iterations=most,
-            )
+        def fit_to(levels: Pyramid, found: LayerEstimate, slides: Callable[[], bool] | None) -> DeformableFit:
+            verdict = verdict_of(found, levels, coarse[0].grid, metric)
+            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=slides)
 
-        def fit_to(levels: Pyramid, found: LayerEstimate, *, last: bool) -> DeformableFit:
-            verdict, ask = (
-                verdict_of(found, levels, coarse[0].grid, metric),
-                last and not is_determined(affine, self.init),
-            )
-            how = partial(slides, levels, found) if ask else None
-            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=how)
-
-        rough = fit_to(levels, found, last=False)
+        rough = fit_to(levels, found, None)
         if rough.status in HOPELESS:
             return rough
         finest = FinestLevel.of(images[0].grid, images[1].grid, self.options.smoothing)
@@ -157,7 +143,16 @@ class LayersRequest:
             # Windows of coarse voxels have other variances than all voxels: both scores are those of the coarse images.
             start = coarsely.evaluate(Layers.start(base, grids[0]).transform)
             found = replace(found, before=start.score, state=replace(found.state, found=aligned))
-        fit = fit_to(levels, found, last=True)
+        slides = slides_of(
+            found,
+            levels,
+            coarse_grids,
+            determined=is_determined(affine, self.init),
+            metric=metric,
+            tolerance=tolerance,
+            max_iterations=most,
+        )
+        fit = fit_to(levels, found, slides)
         every = (1,) * images[0].grid.ndim
         return replace(fit, reduced=(every, every))
 

@@ -224,7 +224,7 @@ def _squares_along_x(row: Any, w: Any, starts: Any, px: Any, scratch: Any, out: 
                 total[:] = np.float32(0)
                 for x in range(starts[ix], starts[ix + 1]):
                     one = row[a, x] * row[b, x] * w[x]
-                    for k in range(16):
+                    for k in range(FOUR * FOUR):
                         total[k] += one * px[x, k]
                 _add(band[FOUR * ix : FOUR * (ix + FOUR)], total)
             for d in range(FOUR):
@@ -238,7 +238,7 @@ def _square_of_cells(slopes: Any, w: Any, cells: Any, tables: Any, products: Any
     """Add the squares of a row of cells: along x, then y, then z."""
     tz, ty, tx = tables
     pz, py, px = products
-    along_x, sums_x, sums_y, sums_z, place, stride = scratch
+    along_x, sums_x, sums_y, sums_z, stride = scratch
     z0, y0 = tz[0][cells[0]], ty[0][cells[1]]
     sums_z[:] = 0
     for z in range(z0, tz[0][cells[0] + 1]):
@@ -249,8 +249,7 @@ def _square_of_cells(slopes: Any, w: Any, cells: Any, tables: Any, products: Any
                 _add_scaled(sums_y[k].reshape(-1), py[y, k], sums_x.reshape(-1))
         for i in range(len(sums_z)):
             _add_scaled(sums_z[i].reshape(-1), pz[z, i], sums_y.reshape(-1))
-    place[0], place[1], place[2] = tz[1] + cells[0], ty[1] + cells[1], tx[1]
-    _scatter(sums_z, place, stride, square)
+    _scatter(sums_z, (tz[1] + cells[0], ty[1] + cells[1], tx[1]), stride, square)
 
 
 @jit(fastmath={"contract", "reassoc"})
@@ -270,11 +269,11 @@ def sum_cells(images: Any, tables: Any, c: Any, columns: Any, out: Any, with_squ
     slopes = np.zeros((ndim, deep, high, width), single)
     layer = np.zeros((2, nodes)), np.zeros((ndim, ndim, 4, width), single), np.zeros((ndim, ndim, width), single)
     lines = np.zeros((ndim, 4, width), single), np.zeros((ndim, mz, 4, width), single)
-    beside = len(tx[0]) - 1 + 3
+    beside = len(tx[0]) - 1 + FOUR - 1
     sums_x, sums_y = np.zeros((pairs, FOUR, beside), single), np.zeros((10, pairs, FOUR, beside), single)
     sums_z = np.zeros((pz.shape[1], 10, pairs, FOUR, beside), single)
     along_x = np.zeros(FOUR * (beside + 1), single), np.zeros(FOUR * FOUR, single)
-    sums = along_x, sums_x, sums_y, sums_z, np.zeros(3, np.int64), nodes + GAP
+    sums = along_x, sums_x, sums_y, sums_z, nodes + GAP
     turned = tz, ty, (tx[0], tx[1], tx[2].T.copy(), tx[3].T.copy())
     for number in range(len(columns)):
         cells = columns[number]

@@ -23,6 +23,7 @@ from daskreg.registration.local_contrast.normalised import normalised
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
+from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict, suitable
 from daskreg.registration.verdict.local_shifts import LocalShifts, local_shifts
 from daskreg.registration.verdicts import FitStatus, edges_of, status_of, verdicts_of
@@ -152,6 +153,7 @@ def slides(
     levels: Sequence[PyramidLevel],
     grids: Sequence[ControlGrid],
     *,
+    inliers: torch.Tensor | None,
     metric: str,
     tolerance: float,
     max_iterations: int,
@@ -163,9 +165,9 @@ def slides(
     layers are estimated from there, up to that level: they take back what the images determine.
 
     Args:
-        transform: what was found. levels: without what was excluded. grids: that are solved for on these.
+        transform: what was found. grids: that are solved for on the levels. inliers: of one level, see `with_inliers`.
     """
-    plan = schedule(grids, levels)
+    plan, levels = schedule(grids, levels), [with_inliers(level, inliers) for level in levels]
     count = max(1, sum(number < len(levels) - 1 for _, number in plan))
     grid, number = plan[count - 1]
     images = LevelImages.of(levels[number], metric, grid.spacing)

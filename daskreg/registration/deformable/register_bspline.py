@@ -32,7 +32,6 @@ from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
-from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting.fit import Fit
@@ -104,7 +103,6 @@ def register_layers(
     if isinstance(init, str):
         affine = affine_of(images, affine_stage, metric)
         base = affine.moving_from_fixed
-    determined = is_determined(affine, init)
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
     check_memory(grids[-1])
@@ -132,30 +130,53 @@ def register_layers(
         judge=judge if metric == "mi" else None,
     )
     verdict = found.verdict or judge(found)
-    slides = partial(
-        judged.slides,
-        found.state.layers.transform,
-        [with_inliers(level, found.inliers) for level in pyramids],
+    slides = slides_of(
+        found,
+        pyramids,
         grids,
+        determined=is_determined(affine, init),
         metric=metric,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    return fit_of(
-        found,
-        verdict,
-        affine,
-        images,
-        metric=metric,
-        variance=float(variance[0]),
-        slides=None if determined else slides,
-    )
+    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]), slides=slides)
 
 
 def is_determined(affine: PairFit | None, init: Any) -> bool:
     """Whether an affine fit, which was made or given, says that the images determine all motions."""
     fit = init if affine is None else affine
     return isinstance(fit, PairFit) and fit.ok
+
+
+def slides_of(
+    found: LayerEstimate,
+    levels: Sequence[PyramidLevel],
+    grids: Sequence[ControlGrid],
+    *,
+    determined: bool,
+    metric: str,
+    tolerance: float,
+    max_iterations: int,
+) -> Callable[[], bool] | None:
+    """`judged.slides` of what was found; None where that is not asked.
+
+    It is not with "mi", since steps alone do not find again what small steps found.
+
+    Args:
+        grids: that are solved for on the levels. determined: see `is_determined`.
+    """
+    if determined or metric == "mi":
+        return None
+    return partial(
+        judged.slides,
+        found.state.layers.transform,
+        levels,
+        grids,
+        inliers=found.inliers,
+        metric=metric,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
 
 
 def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], grid: Grid, metric: str) -> Verdict:
@@ -189,8 +210,7 @@ def fit_of(
     """The fit to images in memory, on whose grid the factors by which volumes change are computed.
 
     Args:
-        variance: by which the voxels of "mse" were divided. slides: see `judged.slides`; None where that is not asked,
-            nor is it with "mi", whose small steps do not find a motion again.
+        variance: by which the voxels of "mse" were divided. slides: see `slides_of`.
     """
     fixed, moving = images
     transform, control = found.state.layers.transform, found.state.layers.control
@@ -209,7 +229,7 @@ def fit_of(
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
-            slides=None if metric == "mi" else slides,
+            slides=slides,
         ),
         score=(before[index] * scale, after[index] * scale),
         overlap=found.overlap,

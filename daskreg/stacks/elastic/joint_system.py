@@ -85,11 +85,33 @@ class JointSystem:
     def _precondition(self, r: Floats) -> Floats:
         return np.ascontiguousarray(np.einsum("n...ab,nb...->na...", self._blocks, r))
 
-    def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 300) -> Floats:
-        """(N, D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""
-        right = np.where(self._free, right, 0.0)
-        start = None if start is None else np.where(self._free, start, 0.0)
-        return conjugate_gradients(self, self._precondition, right, start=start, tolerance=tolerance, most=most)
+    def solve(
+        self,
+        right: Floats,
+        *,
+        held: Bools | None = None,
+        start: Floats | None = None,
+        tolerance: float = 1e-3,
+        most: int = 300,
+    ) -> Floats:
+        """(N, D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner.
+
+        Args:
+            held: coefficients that are zero in it.
+        """
+        some = self._free if held is None else self._free & ~held
+
+        def among(values: Floats) -> Floats:
+            return np.where(some, values, 0.0)
+
+        return conjugate_gradients(
+            lambda vector: among(self(vector)),
+            lambda r: among(self._precondition(r)),
+            among(right),
+            start=None if start is None else among(start),
+            tolerance=tolerance,
+            most=most,
+        )
 
     def effective_parameters(self, probe: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
         """How many of the coefficients the images determine, and the solution for the probe (Hutchinson 1990).

@@ -19,6 +19,7 @@ from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import CoefficientLayers, limits_of
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,15 @@ class StackLayers(CoefficientLayers):
     def limits(self) -> Floats:
         """(D, 1, ...) the largest component of a coefficient."""
         return limits_of(self.control)
+
+    def held(self, force: Floats) -> Bools:
+        """(N, D, *nodes) which coefficients are as large as they may be, and would become larger by a force."""
+        return np.asarray(self.current * np.sign(force) >= self.limits)
+
+    @property
+    def inner(self) -> tuple[slice, ...]:
+        """Of coefficients, without those beside the image, which hardly reach into it."""
+        return (slice(None), slice(None), *(slice(2, -2),) * self.control.ndim)
 
 
 def values_at_nodes(coefficients: Floats) -> Floats:

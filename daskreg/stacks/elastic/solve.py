@@ -37,6 +37,9 @@ _TOLERANCE = 0.05
 # A step is the last that gains no more likelihood than if all determined coefficients had moved by this many of their
 # standard deviations, once the weight of the prior changes by less than a factor of e to the power of `_SETTLED`.
 _FEW_SIGMAS, _SETTLED = 0.2, 0.5
+# So many short steps, one after the other, are the last, whatever the weight does: it goes up and down where there is
+# hardly any noise.
+_SHORT = 3
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
 _RENEW = 0.15
 
@@ -69,7 +72,8 @@ class StackState:
 
     weight: of the prior. terms: of the pairs at these layers. noise: of the pairs. system: of the last step.
     determined: how many coefficients the images determine. least: world length of the last steps; no
-    displacement is known better. costs: mean squares of the residuals of all pairs.
+    displacement is known better. costs: mean squares of the residuals of all pairs. converged: whether
+    what another step would move or gain is small.
     """
 
     layers: StackLayers
@@ -81,6 +85,7 @@ class StackState:
     iterations: int
     costs: list[float]
     least: float
+    converged: bool = False
 
 
 def warped_pairs(
@@ -132,24 +137,49 @@ def solve_stack(
     bending = BendingEnergy(layers.control)
     probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     at, squares, solution = layers.current, [t.square for t in terms], None
+    failed, short = False, 0
     for _ in range(max_iterations):
         before = state.weight
         state.system, solution = _weighed(state, pairs, squares, bending, probe, start=solution)
         settled = before > 0 and abs(np.log(state.weight / before)) < _SETTLED
-        step = state.system.solve(_right(pairs, state.terms, state, state.layers, bending), tolerance=_TOLERANCE)
+        right = _right(pairs, state.terms, state, state.layers, bending)
+        # Coefficients beside the image stay at their limits, and the others must not follow as if these moved on.
+        step = state.system.solve(right, held=state.layers.held(right), tolerance=_TOLERANCE)
         far = np.abs(state.layers.current + step - at).max(axis=(0, *range(2, at.ndim)))
         renew = bool(np.any(far > _RENEW * np.asarray(layers.control.spacing)))
-        moved, gained, limited = _advance(problem, state, step, bending, with_square=renew)
+        finishes = len(state.layers.finished) < most_layers
+        move = _advance(problem, state, step, bending, with_square=renew, finishes=finishes)
         state.iterations += 1
         state.costs.append(_mean_square(state.terms))
         state.noise = _noise(state.terms, state.noise)
-        if limited and len(state.layers.finished) < most_layers:
-            state.layers, at = state.layers.finish(), np.zeros_like(at)
-        elif settled and (moved < tolerance * images.step or gained < _FEW_SIGMAS**2 * state.determined):
+        short = short + 1 if move.length < tolerance * images.step else 0
+        small = settled and (short > 0 or move.gained < _FEW_SIGMAS**2 * state.determined)
+        small = small or short == _SHORT
+        begins = move.limited and finishes
+        if begins:
+            state.layers = state.layers.finish()
+        elif small if move.made else failed:
+            state.converged = small and not move.limited
             break
-        if renew:
+        failed = not move.made
+        if begins or failed:
+            # Another layer has another J. A step may fail because J^T J is that of other coefficients.
+            state.terms = problem.terms(state.layers, with_square=True)
+            state.noise = _noise(state.terms, state.noise)
+        if begins or failed or renew:
             at, squares = state.layers.current, [t.square for t in state.terms]
     return state
+
+
+@dataclass(frozen=True)
+class _Move:
+    """length: root mean square by which coefficients move. gained: by how much twice the cost falls. limited: whether a
+    limit was met. made: whether it was; else length and gained are those of the step that was to be made."""
+
+    length: float
+    gained: float
+    limited: bool
+    made: bool = True
 
 
 @dataclass(frozen=True)
@@ -227,31 +257,35 @@ def _weighed(
 
 
 def _advance(
-    problem: _Problem, state: StackState, step: Floats, bending: BendingEnergy, *, with_square: bool
-) -> tuple[float, float, bool]:
-    """Make a step, shortened where it would go too far.
+    problem: _Problem, state: StackState, step: Floats, bending: BendingEnergy, *, with_square: bool, finishes: bool
+) -> _Move:
+    """Make a step, shortened where it would go too far; not at all, where it would even if short.
 
     Mean gradients make no force that all slices share, while the sum of squares alone would be lowered by a common
     motion that shrinks the places where slices differ. So the step is judged by the force along it, which must not turn
     round, and not by that sum.
 
-    Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether a limit was met.
+    Args:
+        finishes: whether the layer is finished where a limit is met; J^T J of it is not summed then.
     """
-    limits, layers = state.layers.limits, state.layers
-    now = float(np.vdot(_right(problem.pairs, state.terms, state, layers, bending), step))
-    inner = (slice(None), slice(None), *(slice(2, -2),) * layers.control.ndim)
+    layers, part = state.layers, step
+    limits = layers.limits
+    now = promised = float(np.vdot(_right(problem.pairs, state.terms, state, layers, bending), step))
     for _ in range(_HALVINGS):
-        free = layers.current + step
+        free = layers.current + part
         kept = np.clip(free, -limits, limits)
-        moved = layers.at(kept)
-        terms = problem.terms(moved, with_square=with_square)
-        after = float(np.vdot(_right(problem.pairs, terms, state, moved, bending), step))
-        if after > -_TURNED * now:
-            length = float(np.sqrt(np.mean((kept - layers.current)[inner] ** 2)))
+        moved, limited = layers.at(kept), bool(np.any((kept != free)[layers.inner]))
+        terms = problem.terms(moved, with_square=with_square and not (limited and finishes))
+        after = float(np.vdot(_right(problem.pairs, terms, state, moved, bending), part))
+        if after >= -_TURNED * now:
             state.layers, state.terms = moved, terms
-            return length, now + after, bool(np.any((kept != free)[inner]))
-        step, now = step / 2, now / 2
-    return 0.0, 0.0, False
+            return _Move(_length(layers, kept - layers.current), now + after, limited)
+        part, now = part / 2, now / 2
+    return _Move(_length(layers, step), promised, limited=False, made=False)
+
+
+def _length(layers: StackLayers, step: Floats) -> float:
+    return float(np.sqrt(np.mean(step[layers.inner] ** 2)))
 
 
 def _right(

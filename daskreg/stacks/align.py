@@ -158,7 +158,7 @@ def align_stack(
             slices: only the new slices are fitted, and the old ones keep their poses on average.
         checkpoint: a file to which finished pairs are added, so that the same call continues an
             interrupted estimate. The file is not removed at the end.
-        max_iterations: for each level of a pair's pyramid.
+        max_iterations: for each level of a pair's pyramid, and of that of fields.
         tolerance: voxels; a pair has converged when a step moves no corner by more.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; resolved on the worker.
         client: a distributed Client in place of the current one; False for local threads.

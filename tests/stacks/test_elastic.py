@@ -289,6 +289,16 @@ def test_fields_do_not_hide_that_poses_are_ambiguous() -> None:
     assert (fit.affine.status, fit.status, fit.ok) == (StackStatus.AMBIGUOUS, StackStatus.AMBIGUOUS, False)
 
 
+def test_fields_whose_steps_ended_too_early_are_not_ok() -> None:
+    stack, _ = bent(4, amplitude=4.0)
+    early = dr.align_stack(stack, model="bspline", spacing=16, max_iterations=1)
+    assert (early.status, early.ok) == (StackStatus.MAX_ITERATIONS, False)
+    assert "max_iterations" in stack_verdict(early).remedy
+    fit = dr.align_stack(stack, model="bspline", spacing=16)
+    assert (fit.status, fit.ok) == (StackStatus.CONVERGED, True)
+    assert fit.iterations < 40, "70 where coefficients beside the image, at their limits, count as if they moved on"
+
+
 def test_fields_are_estimated_from_the_voxels_that_the_poses_were(monkeypatch) -> None:
     stack, _ = bent(4, amplitude=1.0)
     stack[:, :, 40:43], stack[:, 30] = 0, 9

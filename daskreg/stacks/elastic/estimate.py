@@ -32,7 +32,8 @@ class ElasticEstimate:
     """What was found, on the finest level.
 
     state: of the solver. images: of the finest level. pairs: with their last weights. agreement: (E, *blocks) local
-    correlations in the end. iterations: of all levels.
+    correlations in the end. iterations: of all levels. converged: whether the last steps
+    were small, with either interpolation.
     """
 
     state: StackState
@@ -41,6 +42,7 @@ class ElasticEstimate:
     agreement: Floats
     iterations: int
     determined: dict[float, float]
+    converged: bool
 
 
 def estimate_fields(
@@ -105,4 +107,5 @@ def estimate_fields(
         found,
         iterations + last_state.iterations,
         determined,
+        state.converged or last_state.converged,
     )

@@ -97,13 +97,21 @@ def kinds_of(before: dict[int, str], rejected: Floats, chance: Bools, edges: Int
 
 
 def status_of(
-    kinds: dict[int, str], fitted: Bools, blank: Bools, breaks: tuple[int, ...], *, determined: float, affine: int
+    kinds: dict[int, str],
+    fitted: Bools,
+    blank: Bools,
+    breaks: tuple[int, ...],
+    *,
+    determined: float,
+    affine: int,
+    converged: bool,
 ) -> StackStatus:
     """The first of the statuses, from the worst on, that applies.
 
     Args:
         determined: coefficients that the images determine. affine: those of the affine motions of the slices, which no
             prior hides: images that determine not even half of these say nothing of how slices are bent.
+        converged: whether the last steps were small.
     """
     if fitted.sum() < max(1, (~blank).sum() / 2) or (len(fitted) > 1 and fitted.sum() < 2):
         return StackStatus.FAILED
@@ -114,6 +122,8 @@ def status_of(
         return StackStatus.UNLIKE
     if determined < affine / 2:
         return StackStatus.UNCERTAIN
+    if not converged:
+        return StackStatus.MAX_ITERATIONS
     return StackStatus.CONVERGED if fitted.all() else StackStatus.BRIDGED
 
 
@@ -123,8 +133,8 @@ def with_that_of_poses(status: StackStatus, poses: StackStatus) -> StackStatus:
     Fields from poses that are wrong by a period, or that follow the detector, agree as well as from right ones. Poses
     that contradict each other, are unlike, or too uncertain are judged anew by the agreement of the warped slices.
     """
-    good = status in (StackStatus.CONVERGED, StackStatus.BRIDGED, StackStatus.UNCERTAIN)
-    return poses if good and poses in _INCURABLE else status
+    good = (StackStatus.CONVERGED, StackStatus.BRIDGED, StackStatus.UNCERTAIN, StackStatus.MAX_ITERATIONS)
+    return poses if status in good and poses in _INCURABLE else status
 
 
 def breaks_of(edges: Ints, useful: Bools, fitted: Bools) -> tuple[int, ...]:

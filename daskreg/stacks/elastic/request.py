@@ -119,7 +119,15 @@ def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend:
         slow = slow_fields(bridged(found.total, held), fitted, smooth)
         transform = Composite.of(transform, _field(control, slow, spec).inverse())
     breaks = judge.breaks_of(found.edges, found.useful, fitted)
-    status = judge.status_of(kinds, fitted, found.blank, breaks, determined=found.determined, affine=found.affine)
+    status = judge.status_of(
+        kinds,
+        fitted,
+        found.blank,
+        breaks,
+        determined=found.determined,
+        affine=found.affine,
+        converged=found.converged,
+    )
     return ElasticStackFit(
         raw_from_aligned=transform,
         affine=affine,

@@ -59,6 +59,7 @@ class ElasticResult:
 
     scores: (N,) mean correlation with the nearest slices. rejected: (N,) share of the places. chance: (E,).
     determined: how many coefficients the images determine. affine: how many they would, had they no bending energy.
+    converged: whether the last steps were small.
     """
 
     layers: tuple[tuple[ControlGrid, Floats], ...]
@@ -74,6 +75,7 @@ class ElasticResult:
     determined: float
     affine: int
     iterations: int
+    converged: bool
 
 
 def run(task: ElasticTask, execution: Execution) -> ElasticResult:
@@ -136,6 +138,7 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
         state.determined,
         pairs.affine(grid.ndim),
         found.iterations,
+        found.converged,
     )
 
 
@@ -146,7 +149,7 @@ def _without_pairs(task: ElasticTask, blank: Bools) -> ElasticResult:
     edges = np.empty((0, 2), np.intp)
     layers, unknown, rejected = ((control, zero),), np.full(count, np.nan), np.zeros(count)
     sigma = np.full_like(zero, np.nan)
-    return ElasticResult(layers, control, zero, sigma, unknown, rejected, none, none, edges, blank, 0.0, 0, 0)
+    return ElasticResult(layers, control, zero, sigma, unknown, rejected, none, none, edges, blank, 0.0, 0, 0, True)
 
 
 def pairs_of(blank: Bools, reach: int) -> Ints:

@@ -25,6 +25,7 @@ class StackStatus(Enum):
         "subtract the mean of the slices, or mask it"
     )
     BRIGHTNESS = 'contrast differs from slice to slice, which metric="mse" takes for motion: use metric="ncc"'
+    MAX_ITERATIONS = "the fields still changed when their steps ended: raise max_iterations, or take a greater spacing"
     UNCERTAIN = "the poses are known to a few voxels only: look at fit.sigma; use fewer parameters or larger slices"
     FAILED = "hardly any slice could be fitted: try another model or metric, masks, or a coarser level"
     EDITED = "the poses of the slices are those of a table"

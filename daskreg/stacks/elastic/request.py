@@ -18,6 +18,7 @@ from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import control_spacing
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.fit import ElasticStackFit
+from daskreg.stacks.elastic.layers import Layer, largest_motion, reaching
 from daskreg.stacks.elastic.task import (
     ElasticResult,
     ElasticTask,
@@ -36,7 +37,7 @@ from daskreg.stacks.trajectory import interpolate_missing
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Layers = tuple[tuple[ControlGrid, Floats], ...]
+Layers = tuple[Layer, ...]
 
 POSES = "rigid"
 """The model of the poses that the fields begin from. Shear and scale are motions of the coarsest control points, and
@@ -113,11 +114,12 @@ def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend:
     held = fitted | np.isin(np.arange(spec.count), task.kept)
     layers = tuple((grid, bridged(c, held)) for grid, c in found.layers)
     affine = _with_bridged_poses(affine, held, spec)
-    control, slow = found.control, None
-    transform = _transform(affine.raw_from_aligned, layers, spec)
+    slow: Layer | None = None
     if trend == "keep":
-        slow = slow_fields(bridged(found.total, held), fitted, smooth)
-        transform = Composite.of(transform, _field(control, slow, spec).inverse())
+        slow = (found.control, slow_fields(bridged(found.total, held), fitted, smooth))
+        away = largest_motion(slow[1])  # before all layers, and no inverse ends nearer
+        (slow,), layers = reaching([slow], away), reaching(layers, away)
+    transform = _transform(affine.raw_from_aligned, layers, slow, spec)
     breaks = judge.breaks_of(found.edges, found.useful, fitted)
     status = judge.status_of(
         kinds,
@@ -138,12 +140,12 @@ def _fit_of(found: ElasticResult, affine: StackFit, task: ElasticTask, *, trend:
         bridged=tuple(np.flatnonzero(~fitted).tolist()),
         breaks=breaks,
         rejected=found.rejected,
-        jacobian=_jacobians(layers, None if slow is None else (control, slow), spec.grid),
-        nodes=control.grid,
+        jacobian=_jacobians(layers, slow, spec.grid),
+        nodes=found.control.grid,
         layers=len(layers),
         parameters=found.total.size,
         determined=found.determined,
-        spacing=control.spacing,
+        spacing=found.control.spacing,
         reference=affine.reference,
         trend=trend,
         smooth=smooth,
@@ -166,8 +168,9 @@ def _with_bridged_poses(affine: StackFit, held: Bools, spec: StackSpec) -> Stack
     )
 
 
-def _transform(poses: SliceAffines, layers: Layers, spec: StackSpec) -> Transform:
-    return Composite.of(poses, *(_field(control, c, spec) for control, c in layers))
+def _transform(poses: SliceAffines, layers: Layers, slow: Layer | None, spec: StackSpec) -> Transform:
+    fields = [_field(control, c, spec) for control, c in layers]
+    return Composite.of(poses, *fields, *([_field(*slow, spec).inverse()] if slow else []))
 
 
 def _field(control: ControlGrid, coefficients: Floats, spec: StackSpec) -> SliceDisplacements:
@@ -175,7 +178,7 @@ def _field(control: ControlGrid, coefficients: Floats, spec: StackSpec) -> Slice
     return SliceDisplacements(vectors, control.grid, spec.source.dims[spec.position], order=3)
 
 
-def _jacobians(layers: Layers, slow: tuple[ControlGrid, Floats] | None, grid: Grid) -> Floats:
+def _jacobians(layers: Layers, slow: Layer | None, grid: Grid) -> Floats:
     """(N, 3) least, median and greatest determinants of the fields of each slice.
 
     Args:

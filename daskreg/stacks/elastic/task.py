@@ -125,7 +125,7 @@ def _run(task: ElasticTask, execution: Execution | None = None) -> ElasticResult
     whole = free & ~np.isin(np.arange(spec.count), list(judge.kinds_of({}, rejected, chance, edges)))
     correlations = np.array([term.correlation for term in state.terms])
     return ElasticResult(
-        tuple(state.layers.layers),
+        state.layers.layers,
         state.layers.control,
         state.layers.total,
         field_sigma(found.images, pairs, state, matched=options.metric != "mse", whole=whole if whole.any() else free),

@@ -40,6 +40,9 @@ _FEW_SIGMAS, _SETTLED = 0.2, 0.5
 # So many short steps, one after the other, are the last, whatever the weight does: it goes up and down where there is
 # hardly any noise.
 _SHORT = 3
+# The share of a step that the next takes back, from which on half as much of steps is made, until one takes back less:
+# where coefficients come to their limits and leave them, steps would go back and forth.
+_BACK = 0.2
 # The change of the coefficients, in distances of control points, from which on J^T J is summed again.
 _RENEW = 0.15
 
@@ -137,7 +140,7 @@ def solve_stack(
     bending = BendingEnergy(layers.control)
     probe = np.where(np.random.default_rng(0).random(layers.current.shape) < 0.5, -1.0, 1.0)
     at, squares, solution = layers.current, [t.square for t in terms], None
-    failed, short = False, 0
+    last, share, failed, short = np.zeros_like(probe), 1.0, False, 0
     for _ in range(max_iterations):
         before = state.weight
         state.system, solution = _weighed(state, pairs, squares, bending, probe, start=solution)
@@ -145,6 +148,8 @@ def solve_stack(
         right = _right(pairs, state.terms, state, state.layers, bending)
         # Coefficients beside the image stay at their limits, and the others must not follow as if these moved on.
         step = state.system.solve(right, held=state.layers.held(right), tolerance=_TOLERANCE)
+        share = share / 2 if _goes_back(step, last) else min(1.0, 2 * share)
+        step = last = share * step
         far = np.abs(state.layers.current + step - at).max(axis=(0, *range(2, at.ndim)))
         renew = bool(np.any(far > _RENEW * np.asarray(layers.control.spacing)))
         finishes = len(state.layers.finished) < most_layers
@@ -152,12 +157,13 @@ def solve_stack(
         state.iterations += 1
         state.costs.append(_mean_square(state.terms))
         state.noise = _noise(state.terms, state.noise)
-        short = short + 1 if move.length < tolerance * images.step else 0
-        small = settled and (short > 0 or move.gained < _FEW_SIGMAS**2 * state.determined)
-        small = small or short == _SHORT
+        # Of the whole step: a part of it is small, however large the next ones may be.
+        short = short + 1 if move.length < share * tolerance * images.step else 0
+        small = settled and (short > 0 or move.gained < share * _FEW_SIGMAS**2 * state.determined)
+        small = small or short >= _SHORT
         begins = move.limited and finishes
         if begins:
-            state.layers = state.layers.finish()
+            state.layers, last, share = state.layers.finish(), np.zeros_like(probe), 1.0
         elif small if move.made else failed:
             state.converged = small and not move.limited
             break
@@ -282,6 +288,11 @@ def _advance(
             return _Move(_length(layers, kept - layers.current), now + after, limited)
         part, now = part / 2, now / 2
     return _Move(_length(layers, step), promised, limited=False, made=False)
+
+
+def _goes_back(step: Floats, last: Floats) -> bool:
+    """Whether a step takes back much of the one before."""
+    return float(np.vdot(step, last)) < -_BACK * float(np.vdot(last, last))
 
 
 def _length(layers: StackLayers, step: Floats) -> float:

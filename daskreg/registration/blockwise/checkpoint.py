@@ -70,4 +70,5 @@ class Checkpoint:
         buffer = io.BytesIO()
         named: Any = dict(arrays)
         np.savez(buffer, **named)
-        self._file.append({"pass": name, "block": block, "data": base64.b64encode(buffer.getvalue()).decode("ascii")})
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        self._places[name, block] = self._file.append({"pass": name, "block": block, "data": data})

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from daskreg.geometry import Affine, Grid, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
-from daskreg.registration.deformable.layers import Layers, limits_of
+from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.noise_model import correlated_voxels, middle_of
 from daskreg.registration.deformable.self_similarity import REACH, descriptors
@@ -226,7 +226,7 @@ def as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform)
     Args:
         field: (D, *places) voxels of the level, along its axes.
     """
-    ndim, limits = level.ndim, limits_of(control)
+    ndim = level.ndim
     nodes = control.grid.world(np.moveaxis(np.indices(control.shape), 0, -1).reshape(-1, ndim))
     at = level.index(nodes).T / _APART[ndim]
     wanted = np.stack([ndimage.map_coordinates(one, at, order=1, mode="nearest") for one in field])
@@ -240,5 +240,5 @@ def as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform)
         most = float(np.abs(left).max())
         if most < _SETTLED * min(level.spacing) or most >= before:
             break
-        layers, before = layers.at(np.clip(np.pad(left, beside, mode="edge"), -limits, limits)).finish(), most
+        layers, before = layers.clipped(np.pad(left, beside, mode="edge")).finish(), most
     return replace(layers, base=base)

@@ -119,6 +119,13 @@ class Layers(CoefficientLayers):
         share = share_of_step(self.control, self.current, inside)
         return share * inside, share
 
+    def clipped(self, coefficients: Floats) -> Layers:
+        """With the nearest coefficients of the current layer that are so small that no layer folds, nor leads over the
+        border."""
+        limits = limits_of(self.control)
+        room = room_at_border(self.control, self.finished)
+        return self.at(within_room(np.clip(coefficients, -limits, limits), room))
+
     @property
     def transform(self) -> Transform:
         """`moving_from_fixed`, always with at least one field."""

@@ -29,6 +29,8 @@ _AT_ONCE = 2048
 """Cells that are known only by halves of them, and take 5 kB each in volumes."""
 _HALVINGS, _MOST_HALVINGS = 6, 20
 """Of a step; more until some of it can be made."""
+_ROOM = 0.999
+"""Of the distance of control points, that layers may lead points over the border: rounding leads none farther."""
 _SIDES = slice(None, 5), slice(-5, None)
 """Control points that carry the outermost cell of the image and the cell beyond it."""
 
@@ -67,9 +69,9 @@ def room_at_border(control: ControlGrid, finished: Sequence[tuple[ControlGrid, F
 
     The last finished one is applied first of them.
     """
-    room, moved = np.asarray(control.spacing), np.zeros(control.ndim)
+    room, moved = _ROOM * np.asarray(control.spacing), np.zeros(control.ndim)
     for grid, coefficients in reversed(finished):
-        room = np.minimum(room, np.asarray(grid.spacing) - moved)
+        room = np.minimum(room, _ROOM * np.asarray(grid.spacing) - moved)
         moved = moved + [
             np.abs(np.concatenate([_part(one, axis, side) for side in _SIDES], axis=axis)).max()
             for axis, one in enumerate(coefficients)

@@ -53,5 +53,5 @@ def small_steps(images: LevelImages, layers: Layers, count: int) -> Layers:
         step = uphill * (_LENGTH * images.step / longest)
         if np.any(np.abs(layers.current + step) > limits):
             layers = layers.finish()
-        layers = layers.at(np.clip(layers.current + step, -limits, limits))
+        layers = layers.clipped(layers.current + step)
     return layers

@@ -75,3 +75,19 @@ def test_bases_that_are_not_affine_stay() -> None:
     # At the limit, where the rest of the field would exceed it, the layer stays too.
     full = start.at(np.broadcast_to(control.limits.reshape(2, 1, 1), start.current.shape) * np.sign(layers.current))
     assert np.all(np.abs(full.rebased().current) <= control.limits.reshape(2, 1, 1))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_many_clipped_layers_lead_over_no_border(ndim: int) -> None:
+    """A layer ends beyond the image, so that points that earlier ones brought farther would jump."""
+    grid = Grid((24, 20, 22)[:ndim])
+    control = control_grids(grid, (2.0,) * ndim)[-1]
+    layers = Layers.start(Affine.identity(ndim, unit=grid.unit), control)
+    for _ in range(5):
+        layers = layers.clipped(np.full((ndim, *control.shape), 10.0)).finish()
+    along = np.linspace(-0.5, grid.shape[-1] - 0.5, 4000)
+    points = np.full((len(along), ndim), 10.0)
+    points[:, -1] = along
+    moved = layers.transform(points)[:, -1]
+    assert np.all(np.diff(moved) > 0)
+    assert (moved - along).max() > 2

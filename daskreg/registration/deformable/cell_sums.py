@@ -145,16 +145,19 @@ def add_part(total: Singles, shape: tuple[int, ...], square: Singles, nodes: Box
 
 def no_square(shape: tuple[int, ...]) -> Singles:
     """The sums `square` of so many control points over no voxel."""
-    ndim, lift = len(shape), 3 - len(shape)
-    planes, rows, columns = (*(1,) * lift, *shape)
-    around = (1 if lift else REACH + 1, 2 * REACH + 1, 2 * REACH + 1)
-    return np.zeros((planes, math.comb(ndim + 1, 2), *around, rows * (columns + GAP)), np.float32)
+    return np.zeros(_square_shape(shape), np.float32)
 
 
 def square_bytes(shape: tuple[int, ...]) -> int:
     """Bytes of the sums `square` of so many control points."""
-    around = (2 * REACH + 1) ** 2 * (1 if len(shape) == 2 else REACH + 1)
-    return math.prod(shape) * math.comb(len(shape) + 1, 2) * around * np.dtype(np.float32).itemsize
+    return math.prod(_square_shape(shape)) * np.dtype(np.float32).itemsize
+
+
+def _square_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    ndim, lift = len(shape), 3 - len(shape)
+    planes, rows, columns = (*(1,) * lift, *shape)
+    around = (1 if lift else REACH + 1, 2 * REACH + 1, 2 * REACH + 1)
+    return (planes, math.comb(ndim + 1, 2), *around, rows * (columns + GAP))
 
 
 _PLANE: Any = (np.array([0, 1]), 0, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32))

@@ -85,7 +85,7 @@ def estimate_layers(
     """
     levels = _usable(levels, metric)
     plan = schedule(grids, levels)
-    count = len(plan) + 1
+    total = count = len(plan) + 1
     steps = progress or (lambda done, total: None)
     start = Layers.start(base, grids[0])
 
@@ -107,11 +107,12 @@ def estimate_layers(
         solved = far.after(solved)
     found = _with_last_steps(solved, levels, start, metric=metric, tolerance=tolerance)
     if judge is None and (found.shifts.left or _stuck(found.state)):
-        again = replace(solve(lambda done: None, stiffens=False), final=None)
+        total = 2 * count
+        again = replace(solve(lambda done: steps(count + done, total), stiffens=False), final=None)
         softer = _with_last_steps(again, levels, start, metric=metric, tolerance=tolerance)
         better = softer.shifts.settled > found.shifts.settled or _likelier(softer.state, found)
         found = replace(softer if better else found, iterations=found.iterations + softer.iterations)
-    steps(count, count)
+    steps(total, total)
     return found
 
 

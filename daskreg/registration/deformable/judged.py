@@ -132,19 +132,21 @@ def status(
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
             negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
             overlap. left: whether small windows of them say that some motion is left. slides: see `slides`; called
-            where nothing else is wrong; None: not to ask.
+            where nothing else is wrong, or steps did not end, for which free motions may be the reason; None: not to
+            ask.
     """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
     one_to_one = least > 0 or greatest < 0
-    if found is not FitStatus.CONVERGED:
+    if found not in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS):
         return found
-    if unrelated:
-        return FitStatus.INCONSISTENT
-    if not one_to_one:
-        return FitStatus.FOLDED
-    if left:
-        return FitStatus.UNCERTAIN
+    if found is FitStatus.CONVERGED:
+        if unrelated:
+            return FitStatus.INCONSISTENT
+        if not one_to_one:
+            return FitStatus.FOLDED
+        if left:
+            return FitStatus.UNCERTAIN
     return FitStatus.UNDETERMINED if slides is not None and slides() else found
 
 

@@ -109,10 +109,14 @@ def solve_level(
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
     state = LevelEstimate(layers, weight, found, noise_of(found), None, 0.0, 0, False, [found.misfit])
-    known, longest, solution, misfit = None, np.inf, None, found.misfit
+    known: _Square | None = None
+    longest, solution, misfit = np.inf, None, found.misfit
     shape = images.fixed.shape
     normal = np.random.default_rng(0).standard_normal(shape, np.float32) if len(shape) == 3 else None
     for _ in range(max_iterations):
+        if known is not None and not known.serves(state.layers):
+            known = None
+        renewed = known is None
         known, linear = _sums(images, state, known, normal)
         if abs(state.found.misfit - misfit) > _OTHER_NOISE * misfit:
             state.noise, misfit = noise_of(state.found), state.found.misfit
@@ -122,10 +126,18 @@ def solve_level(
         # Steps that do not become shorter go back and forth.
         length = float(np.sqrt(np.mean(step**2)))
         step, longest = (step / 2, longest) if length > _SHORTER * longest else (step, length)
-        moved, gained, limited = _advance(images, state, step, bending, order)
+        made = _advance(images, state, step, bending, order)
         state.iterations += 1
         state.costs.append(state.found.misfit)
-        if limited and (moved < least_layer * images.step or len(state.layers.finished) == most_layers):
+        if made is None:
+            # No part of the step lowers the cost: all is done if it promised nothing.
+            state.converged = float(np.vdot(right, step)) < max(few_sigmas, settled_sigmas) ** 2 * state.determined
+            if state.converged or renewed:
+                break
+            known = None
+            continue
+        moved, gained, limited = made
+        if limited and (moved < least_layer * images.step or len(state.layers.finished) >= most_layers):
             state.converged = len(state.layers.finished) < most_layers
             break
         if limited:
@@ -154,20 +166,23 @@ class _Square:
     noise: Floats | None
     coefficients: Floats
 
+    def serves(self, layers: Layers) -> bool:
+        """Whether the coefficients are so near that it need not be summed again."""
+        nearly = RENEW * np.reshape(layers.control.spacing, (-1, *[1] * layers.control.ndim))
+        far = np.abs(layers.current - self.coefficients) > nearly
+        return bool(far.any(0).mean() <= _FEW_CHANGED)
+
 
 def _sums(
     images: LevelImages, state: LevelEstimate, known: _Square | None, normal: Singles | None
 ) -> tuple[_Square, Floats]:
-    """J^T J with its noise, and J^T r, at the current layers; what is known is kept while the coefficients change
-    little.
+    """J^T J with its noise, and J^T r, at the current layers.
 
     Args:
+        known: J^T J, where it need not be summed again.
         normal: (*shape) white noise of variance 1; None: that of J^T J is not wanted.
     """
     current, control = state.layers.current, state.layers.control
-    if known is not None:
-        far = np.abs(current - known.coefficients) > RENEW * np.reshape(control.spacing, (-1, *[1] * control.ndim))
-        known = None if far.any(0).mean() > _FEW_CHANGED else known
 
     def summed(voxels: Residuals, *, with_square: bool) -> ControlSums:
         coefficients, grid = current if np.any(current) else None, images.fixed_grid
@@ -214,11 +229,11 @@ def _weighed(
 
 def _advance(
     images: LevelImages, state: LevelEstimate, step: Floats, bending: BendingEnergy, order: int
-) -> tuple[float, float, bool]:
-    """Make a step that lowers the cost.
+) -> tuple[float, float, bool] | None:
+    """Make a step that lowers the cost (backtracking line search).
 
     Returns: by how much it moved (root mean square), by how much twice the cost fell, and whether only a part of the
-        step was made, after which the layer is finished.
+        step was made, after which the layer is finished; None where no part of the step lowers the cost.
     """
     now = _cost(state, state.found, state.layers, bending)
     most = now + _SMALL_RISE * (
@@ -235,7 +250,7 @@ def _advance(
             state.layers, state.found = layers, found
             return moved, now - after, share < 1
         step = step / 2
-    return 0.0, 0.0, False
+    return None
 
 
 def _cost(state: LevelEstimate, found: Evaluated, layers: Layers, bending: BendingEnergy) -> float:

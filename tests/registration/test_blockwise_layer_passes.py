@@ -151,7 +151,7 @@ class Recording(Work):
 def passes_of(fixed: Any, moving: Any, patch: pytest.MonkeyPatch, *, matched: bool = True) -> LayerPasses:
     patch.setattr(layer_passes, "BLOCK_BYTES", 1 << 14)
     f, m = lazy_images(fixed, moving, masks=(None, None), channel=None)
-    return LayerPasses(LazyPair(f, m, 1.0), SIGMAS, Recording(None), matched)
+    return LayerPasses(LazyPair(f, m, 1.0), SIGMAS, Recording(None), matched, f.grid.box)
 
 
 def layers_of(shape: tuple[int, ...], base: Affine) -> Layers:
@@ -192,7 +192,9 @@ def test_blocks_without_overlap_are_not_sent(monkeypatch: pytest.MonkeyPatch, *,
     assert not np.any(nothing.linear)
     assert nothing.square is not None
     assert not np.any(nothing.square)
-    task = LayerNoiseTask.of(LayerPair.of(passes.pair, [far.transform], matched=True), SIGMAS, None, None)
+    task = LayerNoiseTask(
+        LayerPair.of(passes.pair, [far.transform], matched=True), passes.informative, SIGMAS, None, None
+    )
     small = task.carrying_little()
     assert len(pickle.dumps(small.pair.pair.moving)) < moving.nbytes / 2 or chunked
     assert noise_of_layers(small) == LayerNoise(0)

@@ -1,4 +1,4 @@
-"""The noise of a pair that is aligned by layers of B-splines, from the voxels of the middle (see `noise_model`)."""
+"""The noise of a pair that is aligned by layers of B-splines, from some of the voxels (see `noise_model`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from daskreg.geometry import Box, Grid
 from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Match
-from daskreg.registration.deformable.noise_model import middle_of, noise_model
+from daskreg.registration.deformable.noise_model import noise_model
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.runtime.device import library_threads, limit_threads
@@ -23,7 +23,7 @@ from daskreg.runtime.threads import use_threads
 
 @dataclass(frozen=True)
 class LayerNoiseTask:
-    """The block in the middle. sigmas: of the images. match: None: that of the block. around: see `LayerTask`."""
+    """The block of these voxels. sigmas: of the images. match: None: that of the block. around: see `LayerTask`."""
 
     pair: LayerPair
     inside: Box
@@ -31,11 +31,6 @@ class LayerNoiseTask:
     match: Match | None
     around: LayerMatch | None
     number: int = 0
-
-    @classmethod
-    def of(cls, pair: LayerPair, sigmas: Any, match: Match | None, around: LayerMatch | None) -> LayerNoiseTask:
-        """In the middle of the fixed image."""
-        return cls(pair, Box.from_slices(middle_of(pair.pair.shape)), sigmas, match, around)
 
     def carrying_little(self) -> LayerNoiseTask:
         """The same task with what it needs of arrays in memory, and no more."""
@@ -46,7 +41,7 @@ class LayerNoiseTask:
 @dataclass(frozen=True)
 class LayerNoise:
     """correlated, shared: see `NoiseModel`. gain, offset: with which the residual was taken. factor: by which sigmas
-    are to grow. Where nothing overlaps in the middle, nothing is known of the noise: as if it were white and little."""
+    are to grow. Where nothing overlaps there, nothing is known of the noise: as if it were white and little."""
 
     number: int
     correlated: float = 1.0

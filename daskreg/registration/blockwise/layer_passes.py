@@ -56,23 +56,30 @@ class LayerPass:
 class LayerPasses:
     """Passes over the blocks of a pair.
 
-    matched: whether one gain and one offset are free.
+    matched: whether one gain and one offset are free. informative: the voxels whose noise is that of all, see
+    `noise_model.informative_box`.
     """
 
     pair: LazyPair
     sigmas: Sigmas
     work: Work
     matched: bool
+    informative: Box
     blocks: list[Box] = field(default_factory=list)
     count: int = 0
 
     def noise(self, layers: Layers, match: Match | None, around: LayerMatch | None) -> LayerNoise:
-        """Of the middle, at some layers."""
-        task = LayerNoiseTask.of(self._pair((layers,)), self.sigmas, match, around)
+        """The noise of the informative voxels, at some layers."""
+        task = LayerNoiseTask(self._pair((layers,)), self.informative, self.sigmas, match, around)
+        name = self._name(task.pair, around, match, self.pair.fixed.sigmas, self.informative)
         [found] = self.work.run(
-            f"noise-{self._name(task.pair, around, match, self.pair.fixed.sigmas)}", noise_of_layers, [task],
-            label="noise", store=layer_noise.to_arrays, restore=layer_noise.from_arrays,
-        )  # fmt: skip
+            f"noise-{name}",
+            noise_of_layers,
+            [task],
+            label="noise",
+            store=layer_noise.to_arrays,
+            restore=layer_noise.from_arrays,
+        )
         return found
 
     def divide(self, layers: Layers) -> None:
@@ -99,7 +106,9 @@ class LayerPasses:
         control = layers.control
         pair = self._pair((layers,) if base is None else (layers, base))
         held = with_square * square_bytes((1,) * control.ndim)  # earlier versions held more sums
-        name = self._name(pair, around, match, (held, self.matched, self.blocks, self.pair.fixed.sigmas))
+        # The same maps may be another layer after finished ones, whose J^T J is another one.
+        facts = (held, self.matched, self.blocks, self.pair.fixed.sigmas, len(layers.finished))
+        name = self._name(pair, around, match, facts)
         tasks, none = [], Box((0,) * control.ndim, (0,) * control.ndim)
         for number, box in self._overlapping(pair):
             nodes = nodes_of(control, self.pair.fixed.grid, box)

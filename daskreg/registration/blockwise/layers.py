@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from daskreg.geometry import Transform
+from daskreg.geometry import Box, Transform
 from daskreg.registration.blockwise.layer_match import LayerMatch
 from daskreg.registration.blockwise.layer_passes import LayerPass, LayerPasses, Sigmas
 from daskreg.registration.blockwise.noise import smoothed_by
@@ -62,6 +62,7 @@ def estimate_layers_of_all_voxels(
     covered: float,
     matched: bool,
     around: LayerMatch | None,
+    informative: Box,
     tolerance: float,
 ) -> LayerEstimate:
     """Go on from the estimate of the coarse images.
@@ -70,15 +71,18 @@ def estimate_layers_of_all_voxels(
         pair: not smoothed yet. coarse: may be `without_voxels`, and so is what is returned.
         base: what the layers begin from. sigmas: of the Gaussians. covered: `share_of_weight` of the coarse image.
         grids: of control points, from coarse to fine, among them that of the coarse estimate.
-        matched: see `LayerPasses`. around: gain and offset around each voxel of the coarse images, for "lncc".
+        matched, informative: see `LayerPasses`.
+        around: gain and offset around each voxel of the coarse images, for "lncc".
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
     state, layers = coarse.state, coarse.state.layers.rebased()  # as between the levels of a pyramid in memory
     for finer in grids[grids.index(layers.control) + 1 :]:
         layers = layers.refined(finer)
-    first = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched).noise(layers, None, around)
-    passes = LayerPasses(smoothed_by(pair, sigmas, first.factor), sigmas, work, matched)
+    passes = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched, informative)
     start = passes.noise(layers, None, around)
+    if start.factor > 1:
+        passes = replace(passes, pair=smoothed_by(pair, sigmas, start.factor))
+        start = passes.noise(layers, None, around)
     passes.divide(layers)
     match = Match(start.gain, start.offset, state.found.correlation)
     # The gains around each voxel are not those of the base.
@@ -165,7 +169,8 @@ class _Solver:
             before, after = _comparable(self.found, found)
             if self._cost(layers, after) > self._cost(self.layers, before) * (1 + _RISE):
                 # Too far, also where the layer was finished at a limit: half of the step is tried.
-                step, limited, lengths = step / 2, False, []
+                step, share = self.layers.allowed(step / 2)
+                limited, lengths = share < 1, []
             else:
                 self.layers, self.found = layers, found
                 step, limited = self._next_step()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from daskreg.blocks.memory import release_memory
+from daskreg.geometry import Box
 from daskreg.registration.blockwise.coarse import LAYER_VOXELS, coarse_images
 from daskreg.registration.blockwise.estimate import lazy_pair, region_of
 from daskreg.registration.blockwise.image import LazyImage, Region
@@ -25,6 +26,7 @@ from daskreg.registration.deformable.estimate import LayerEstimate, estimate_lay
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.noise_model import informative_box
 from daskreg.registration.deformable.register_bspline import (
     LEAST_TOLERANCE,
     AffineStage,
@@ -33,7 +35,6 @@ from daskreg.registration.deformable.register_bspline import (
     checked_base,
     control_spacing,
     fit_of,
-    is_determined,
     metric_of,
     slides_of,
     verdict_of,
@@ -73,14 +74,12 @@ class LayersRequest:
         grids = control_grids(images[0].grid, control_spacing(self.spacing, images[0].grid, images[1].grid))
         check_memory(grids[-1])
         options = replace(self.options, device="cpu")
-        init = (
-            self.init if isinstance(self.init, str) else (self.init.pull if isinstance(self.init, Fit) else self.init)
-        )
+        init = self.init.pull if isinstance(self.init, Fit) else self.init
         asked = ("bspline", self.metric, _identity(init, images), grids[-1].spacing, options, BLOCK_BYTES, LAYER_VOXELS)
         work = self.place.work(*images, asked)
         coarse = coarse_images(images, work, voxels=LAYER_VOXELS, metric=self.metric or "ncc", most_bytes=BLOCK_BYTES)
         with limit_threads(), use_threads(library_threads()):
-            fit = self._fit(images, coarse, grids, init, work)
+            fit = self._fit(images, coarse, grids, work)
         work.finish()
         return fit
 
@@ -89,13 +88,11 @@ class LayersRequest:
         images: tuple[LazyImage, LazyImage],
         coarse: tuple[Image, Image],
         grids: Sequence[ControlGrid],
-        init: Any,
         work: Work,
     ) -> DeformableFit:
-        affine, base = None, init
-        if isinstance(init, str):
-            affine = affine_of(coarse, self.affine_stage, self.metric)
-            base = affine.moving_from_fixed
+        named = isinstance(self.init, str)
+        start = affine_of(coarse, self.affine_stage, self.metric) if named else self.init
+        base = start.pull if isinstance(start, Fit) else start
         base = checked_base(base, images[0].grid, images[1].grid)
         levels, variance = self._levels(coarse)
         coarse_grids, most = _coarse_grids(grids, levels[-1].step), self.options.max_iterations
@@ -105,7 +102,7 @@ class LayersRequest:
 
         def fit_to(levels: Pyramid, found: LayerEstimate, slides: Callable[[], bool] | None) -> DeformableFit:
             verdict = verdict_of(found, levels, coarse[0].grid, metric)
-            return fit_of(found, verdict, affine, coarse, metric=metric, variance=variance, slides=slides)
+            return fit_of(found, verdict, start, coarse, metric=metric, variance=variance, slides=slides)
 
         rough = fit_to(levels, found, None)
         if rough.status in HOPELESS:
@@ -118,6 +115,7 @@ class LayersRequest:
         if metric == "lncc":
             images_here, there = _finest(levels, found, metric), found.state.layers.transform
             around = LayerMatch.of(images_here, there, pair.fixed.grid, grids[-1])
+        informative = informative_box(found.state.found.weight, found.images.gradient, pair.shape)
         found = without_voxels(found)
         del rough, levels, batches  # the coarse images on all levels take as much memory as the blocks
         release_memory()
@@ -131,6 +129,7 @@ class LayersRequest:
             covered=covered,
             matched=metric == "ncc",
             around=around,
+            informative=Box.from_slices(informative),
             tolerance=tolerance,
         )
         levels, _ = self._levels(coarse)
@@ -147,7 +146,7 @@ class LayersRequest:
             found,
             levels,
             coarse_grids,
-            determined=is_determined(affine, self.init),
+            start=start,
             metric=metric,
             tolerance=tolerance,
             max_iterations=most,

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError
 from daskreg.formats.transforms import read_json, transform_from_file
-from daskreg.geometry import Box, Transform
-from daskreg.registration.deformable.posterior import Posterior, checked_points
+from daskreg.geometry import Transform
+from daskreg.registration.deformable.posterior import FieldUncertainty
 from daskreg.registration.fit import PairFit
 from daskreg.registration.verdicts import FitStatus
-from daskreg.reporting import planes
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.planes import PairPlane
 from daskreg.reporting.section import Section
 from daskreg.reporting.words import duration
-
-if TYPE_CHECKING:
-    from daskreg.registration.deformable.estimate import LayerEstimate
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +34,7 @@ class DeformableFit(Fit):
         moving_from_fixed: a Composite, on world points: `warp(moving, pull=fit.moving_from_fixed, like=fixed)`
             registers; `.inverse()` is the other way.
         affine: the fit of the affine map that the layers begin from, of means of blocks of voxels of large images;
-            None where `init` was a transform.
+            the one given as `init`, or None where that was a transform.
         status: how it ended; its value says what to do. UNCERTAIN where small windows of the aligned images fit better
             elsewhere.
         score: the metric before (affine alone) and after: correlation (ncc; lncc: of images with the same local
@@ -82,7 +78,8 @@ class DeformableFit(Fit):
     seconds: float = 0.0
     model: str = "bspline"
     recipe: str = ""
-    _estimate: LayerEstimate | None = field(default=None, repr=False)
+    _uncertainty: FieldUncertainty | None = field(default=None, repr=False)
+    _planes: tuple[PairPlane, ...] = field(default=(), repr=False)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> DeformableFit:
@@ -125,22 +122,15 @@ class DeformableFit(Fit):
         From the noise of the residual and the prior: small where both images show the same structure, large where
         they show none, or different ones, and where small windows fit better after a further shift.
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
-        which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds.
+        which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds; many
+        points in images take no longer than a hundred.
 
         Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs;
         ShapeMismatchError for points of another shape.
         """
-        p = checked_points(points, len(self.spacing))
-        if self._estimate is not None and self._estimate.earlier:
-            return np.full(p.shape, np.nan)
-        if self._estimate is None or self._estimate.state.system is None:
+        if self._uncertainty is None:
             raise OptionError("only the fit that register returned knows its error bars, not one without its images")
-        layers = self._estimate.state.layers
-        told = self._estimate.agreement.of(layers.control)
-        posterior = Posterior(layers, replace(self._estimate.state.system, told=told))
-        covariances = posterior.covariances(p)
-        left = self._estimate.shifts.deviations(self._estimate.images.fixed_grid, p)
-        return np.sqrt(np.maximum(np.diagonal(covariances, axis1=1, axis2=2), 0) + left**2)
+        return self._uncertainty.sigma_at(points)
 
     def facts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _FACTS}
@@ -149,7 +139,7 @@ class DeformableFit(Fit):
         """What a page shows of this fit."""
         from daskreg.reporting.pair_section import deformable_section
 
-        return deformable_section(self, [] if self._estimate is None else _planes(self._estimate, self.affine))
+        return deformable_section(self, list(self._planes))
 
     def plot(self) -> Any:
         """A matplotlib figure of the transform: what it moves, and where it stretches.
@@ -157,7 +147,7 @@ class DeformableFit(Fit):
         Over the fixed image; of a fit that was loaded and does not hold it, over the control points.
         """
         transform: Any = self.moving_from_fixed
-        return transform.plot(None if self._estimate is None else self._estimate.images.fixed_grid)
+        return transform.plot(None if self._uncertainty is None else self._uncertainty.grid)
 
     def __repr__(self) -> str:
         ending = "" if self.ok else f"\n  {self.status.value}"
@@ -179,27 +169,6 @@ class DeformableFit(Fit):
             f"{self.determined:.0f} of {self.parameters} coefficients determined\n"
             f"  volumes change by factors of {self.jacobian[0]:.3g} to {self.jacobian[-1]:.3g}{ending})"
         )
-
-
-def _planes(found: LayerEstimate, affine: PairFit | None) -> list[PairPlane]:
-    """The middle planes of the images of the finest level in memory, before the layers and after.
-
-    Args:
-        affine: what the layers began from, if it was estimated; their base may have taken up affine parts since.
-    """
-    images, layers = found.images, found.state.layers
-    grid = images.fixed_grid
-    steps = planes.steps_of(grid.shape)
-    began = found.base if affine is None else affine.moving_from_fixed
-    transforms = type(layers).start(began, layers.control).transform, layers.transform
-    shown = []
-    for place in planes.places(grid, steps, planes.indices_with_content(images.fixed, steps)):
-        ends = [(0, n) if k != place.axis else (place.index, place.index + 1) for k, n in enumerate(grid.shape)]
-        box = Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
-        taken = tuple(slice(None, None, step) if k != place.axis else 0 for k, step in enumerate(steps))
-        before, after = (images.warp(transform, box=box)[taken] for transform in transforms)
-        shown.append(PairPlane(place, planes.cut(images.fixed, place, steps), before, after))
-    return shown
 
 
 _FACTS = (

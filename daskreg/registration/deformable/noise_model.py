@@ -21,8 +21,10 @@ from daskreg.runtime.threads import pool_threads, spread
 
 Floats = NDArray[np.float64]
 
-# Voxels of the middle of an image that are enough.
+# Voxels of an image that are enough. They are those of its middle, unless gradients have less than this part of their
+# mean energy there; the energy is that of about so many voxels along each axis.
 _ENOUGH = 1 << 19
+_POOR, _ALONG = 0.25, 32
 _LONGEST = 24
 """Voxels up to which correlations are summed."""
 _SMALL = 1 << 18
@@ -51,8 +53,8 @@ class NoiseModel:
 
 
 def noise_model(images: LevelImages, found: Evaluated) -> NoiseModel:
-    """At a transform."""
-    box = middle_of(images.fixed.shape)
+    """Estimate the noise of a pair at a transform."""
+    box = informative_box(found.weight, images.gradient, images.fixed.shape)
     weight, (gradient, other) = found.weight[box], compared_slopes(images, found, box)
     residual = found.residual[box]
     if found.local is not None:
@@ -107,8 +109,39 @@ def correlated_voxels(score: NDArray[np.float32]) -> float:
     return math.prod(spread(pool_threads() if score.size > _SMALL else 1, of_axis, range(1, score.ndim)))
 
 
+def informative_box(weight: Singles, gradient: Singles, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """A box of about `_ENOUGH` voxels of an image that say what its noise is, or all of it where it has fewer.
+
+    The middle, or where the gradients have the most energy if they have little there: specimens may be hollow, and
+    masks may leave a side alone.
+
+    Args:
+        weight: (*n) of the voxels, gradient: (D, *n) of the image, at any resolution.
+        shape: of the image at the resolution of the box.
+    """
+    sizes = _sizes(shape)
+    some = tuple(slice(s // 2, None, s) for s in (max(1, n // _ALONG) for n in weight.shape))
+    energy = weight[some] * (gradient[(slice(None), *some)].astype(np.float64) ** 2).sum(0)
+    widths = [min(m, max(1, round(m * size / n))) for m, size, n in zip(energy.shape, sizes, shape, strict=True)]
+    sums = energy
+    for axis, width in enumerate(widths):
+        ends = np.cumsum(np.insert(sums, 0, 0, axis=axis), axis=axis)
+        sums = np.take(ends, range(width, ends.shape[axis]), axis) - np.take(
+            ends, range(ends.shape[axis] - width), axis
+        )
+    if sums[tuple(m // 2 for m in sums.shape)] >= _POOR * energy.mean() * math.prod(widths):
+        return middle_of(shape)
+    best = np.unravel_index(int(sums.argmax()), sums.shape)
+    starts = [round(k / max(m - 1, 1) * (n - s)) for k, m, n, s in zip(best, sums.shape, shape, sizes, strict=True)]
+    return tuple(slice(a, a + s) for a, s in zip(starts, sizes, strict=True))
+
+
 def middle_of(shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The middle of an image, of about `_ENOUGH` voxels where it has more."""
-    share = min(1.0, (_ENOUGH / np.prod(shape)) ** (1 / len(shape)))
-    sizes = [max(min(n, 8), round(n * share)) for n in shape]
-    return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, sizes, strict=True))
+    return tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(shape, _sizes(shape), strict=True))
+
+
+def _sizes(shape: tuple[int, ...]) -> list[int]:
+    """Voxels along the sides of a box of about `_ENOUGH`."""
+    share = min(1.0, (_ENOUGH / math.prod(shape)) ** (1 / len(shape)))
+    return [max(min(n, 8), round(n * share)) for n in shape]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.fields.transform import FieldTransform
-from daskreg.geometry import Affine, Grid, Transform, as_affine, shared_unit
+from daskreg.geometry import Affine, Box, Grid, Transform, as_affine, shared_unit
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
@@ -24,6 +24,7 @@ from daskreg.registration.deformable.estimate import LayerEstimate, estimate_lay
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.posterior import FieldUncertainty
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
 from daskreg.registration.local_contrast.match import local_match
@@ -34,7 +35,9 @@ from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.registration.verdicts import FitStatus
+from daskreg.reporting import planes
 from daskreg.reporting.fit import Fit
+from daskreg.reporting.planes import PairPlane
 from daskreg.runtime.memory import available_memory
 
 METRICS = ("ncc", "lncc", "mse", "mi")
@@ -99,10 +102,8 @@ def register_layers(
         metric: None to let the images say which, see `metric_of`.
     """
     fixed, moving = images
-    affine, base = None, init.pull if isinstance(init, Fit) else init
-    if isinstance(init, str):
-        affine = affine_of(images, affine_stage, metric)
-        base = affine.moving_from_fixed
+    start = affine_of(images, affine_stage, metric) if isinstance(init, str) else init
+    base = start.pull if isinstance(start, Fit) else start
     base = checked_base(base, fixed.grid, moving.grid)
     grids = control_grids(fixed.grid, control_spacing(spacing, fixed.grid, moving.grid))
     check_memory(grids[-1])
@@ -134,18 +135,12 @@ def register_layers(
         found,
         pyramids,
         grids,
-        determined=is_determined(affine, init),
+        start=start,
         metric=metric,
         tolerance=tolerance,
         max_iterations=max_iterations,
     )
-    return fit_of(found, verdict, affine, images, metric=metric, variance=float(variance[0]), slides=slides)
-
-
-def is_determined(affine: PairFit | None, init: Any) -> bool:
-    """Whether an affine fit, which was made or given, says that the images determine all motions."""
-    fit = init if affine is None else affine
-    return isinstance(fit, PairFit) and fit.ok
+    return fit_of(found, verdict, start, images, metric=metric, variance=float(variance[0]), slides=slides)
 
 
 def slides_of(
@@ -153,19 +148,20 @@ def slides_of(
     levels: Sequence[PyramidLevel],
     grids: Sequence[ControlGrid],
     *,
-    determined: bool,
+    start: Any,
     metric: str,
     tolerance: float,
     max_iterations: int,
 ) -> Callable[[], bool] | None:
     """`judged.slides` of what was found; None where that is not asked.
 
-    It is not with "mi", since steps alone do not find again what small steps found.
+    It is not with "mi", since steps alone do not find again what small steps found, nor where an affine fit says that
+    the images determine all motions.
 
     Args:
-        grids: that are solved for on the levels. determined: see `is_determined`.
+        grids: that are solved for on the levels. start: what the layers began from, a fit or a transform.
     """
-    if determined or metric == "mi":
+    if metric == "mi" or (isinstance(start, PairFit) and start.ok):
         return None
     return partial(
         judged.slides,
@@ -200,7 +196,7 @@ def verdict_of(found: LayerEstimate | Solved, levels: Sequence[PyramidLevel], gr
 def fit_of(
     found: LayerEstimate,
     verdict: Verdict,
-    affine: PairFit | None,
+    start: Any,
     images: tuple[Image, Image],
     *,
     metric: str,
@@ -210,17 +206,18 @@ def fit_of(
     """The fit to images in memory, on whose grid the factors by which volumes change are computed.
 
     Args:
-        variance: by which the voxels of "mse" were divided. slides: see `slides_of`.
+        start: what the layers began from, a fit or a transform. variance: by which the voxels of "mse" were divided.
+        slides: see `slides_of`.
     """
     fixed, moving = images
     transform, control = found.state.layers.transform, found.state.layers.control
     jacobian = judged.determinants(transform, fixed.grid)
     before, after = found.before, found.state.found.score
     index, scale = (1, variance) if metric == "mse" else (0, 1.0)
-    unconfirmed = metric != "mi" and affine is not None and not affine.ok and found.shifts.silent
+    unconfirmed = metric != "mi" and isinstance(start, Fit) and not start.ok and found.shifts.silent
     return DeformableFit(
         moving_from_fixed=transform,
-        affine=affine,
+        affine=start if isinstance(start, PairFit) else None,
         status=judged.status(
             verdict,
             converged=found.converged,
@@ -245,9 +242,37 @@ def fit_of(
         masked=(masked_fraction(fixed), masked_fraction(moving)),
         reduced=(fixed.reduced, moving.reduced),
         bad_voxels=(fixed.bad, moving.bad),
-        iterations=found.iterations + (affine.iterations if affine is not None else 0),
-        _estimate=found,
+        iterations=found.iterations + (start.iterations if isinstance(start, PairFit) else 0),
+        _uncertainty=_uncertainty_of(found),
+        _planes=tuple(_middle_planes(found, start)),
     )
+
+
+def _uncertainty_of(found: LayerEstimate) -> FieldUncertainty:
+    """What error bars follow from."""
+    layers, system = found.state.layers, found.state.system
+    # Searched displacements and small steps know of no noise.
+    known = None if found.earlier or system is None else replace(system, told=found.agreement.of(layers.control))
+    return FieldUncertainty(layers, known, found.shifts, found.images.fixed_grid)
+
+
+def _middle_planes(found: LayerEstimate, start: Any) -> Iterator[PairPlane]:
+    """The middle planes of the images of the finest level in memory, before the layers and after.
+
+    Args:
+        start: what the layers began from; their base may have taken up affine parts since.
+    """
+    images, layers = found.images, found.state.layers
+    grid = images.fixed_grid
+    steps = planes.steps_of(grid.shape)
+    began = start.moving_from_fixed if isinstance(start, PairFit) else found.base
+    transforms = type(layers).start(began, layers.control).transform, layers.transform
+    for place in planes.places(grid, steps, planes.indices_with_content(images.fixed, steps)):
+        ends = [(0, n) if k != place.axis else (place.index, place.index + 1) for k, n in enumerate(grid.shape)]
+        box = Box(tuple(a for a, _ in ends), tuple(b for _, b in ends))
+        taken = tuple(slice(None, None, step) if k != place.axis else 0 for k, step in enumerate(steps))
+        before, after = (images.warp(transform, box=box)[taken] for transform in transforms)
+        yield PairPlane(place, planes.cut(images.fixed, place, steps).copy(), before, after)
 
 
 def _cost(score: tuple[float, float], metric: str) -> float:
@@ -329,7 +354,8 @@ def _distance(sides: Sequence[float]) -> float:
 
 def check_memory(control: ControlGrid) -> None:
     """Raises: MemoryBudgetError where the normal equations of the finest control points need too much."""
-    needed, usable = square_bytes(control.shape), available_memory() // 2
+    # Those of one step are still there while those of the next are summed.
+    needed, usable = 2 * square_bytes(control.shape), available_memory() // 2
     if needed > usable:
         raise MemoryBudgetError(
             f"{math.prod(control.shape):.3g} control points need {needed / 2**30:.3g} GiB of memory for their normal "

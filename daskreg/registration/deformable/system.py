@@ -8,6 +8,7 @@ splines are sums of the finer ones, they do (Bramble, Pasciak & Xu 1990).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,6 +66,13 @@ class System:
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
         """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""
         return conjugate_gradients(self, self._preconditioner, right, start=start, tolerance=tolerance, most=most)
+
+    def inverse(self) -> Floats:
+        """(N, N) for N coefficients; of few, since it is dense."""
+        shape = self.bending.control.ndim, *self.bending.control.shape
+        unit = np.eye(math.prod(shape))
+        matrix = np.stack([self(column.reshape(shape)).ravel() for column in unit])
+        return np.asarray(np.linalg.inv((matrix + matrix.T) / 2))
 
     def effective_parameters(self, probe: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
         """How many of the coefficients the images determine, and the solution for the probe.

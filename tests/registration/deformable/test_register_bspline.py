@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
     assert sigma.shape == (2, 2)
     assert np.all((sigma > 0.001) & (sigma < 0.3))
     assert np.isnan(fit.sigma_at([[-5.0, 3.0]])).all()
-    searched = replace(fit, _estimate=replace(fit._estimate, earlier=1))
+    assert fit._uncertainty is not None
+    searched = replace(fit, _uncertainty=replace(fit._uncertainty, system=None))
     assert np.isnan(searched.sigma_at(points)).all()
     with pytest.raises(ShapeMismatchError, match="N, 2"):
         searched.sigma_at([[1.0, 2.0, 3.0]])
@@ -88,9 +90,55 @@ def test_a_smooth_field_is_found_and_nothing_folds(tmp_path: Path) -> None:
 
 def as_if_all_told(fit: dr.DeformableFit) -> dr.DeformableFit:
     """A fit whose error bars take all gradients for signal, also where the images are flat or differ."""
-    assert fit._estimate is not None
-    every = replace(fit._estimate.agreement, told=np.ones_like(fit._estimate.agreement.told))
-    return replace(fit, _estimate=replace(fit._estimate, agreement=every))
+    assert fit._uncertainty is not None
+    assert fit._uncertainty.system is not None
+    return replace(fit, _uncertainty=replace(fit._uncertainty, system=replace(fit._uncertainty.system, told=None)))
+
+
+def counted_of(fit: dr.DeformableFit) -> NDArray[np.float64]:
+    """Which part of the information counts around each control point."""
+    assert fit._uncertainty is not None
+    assert fit._uncertainty.system is not None
+    assert fit._uncertainty.system.told is not None
+    return fit._uncertainty.system.told
+
+
+@pytest.mark.slow
+def test_error_bars_of_many_points_are_those_of_few() -> None:
+    fixed, moving, _ = pair()
+    fit = dr.register(fixed, moving, model="bspline", spacing=24)
+    points = np.random.default_rng(0).uniform(0, np.array(SHAPE) - 1, (60, 2))
+    many = fit.sigma_at(points)
+    few = np.concatenate([fit.sigma_at(points[k : k + 1]) for k in range(0, 60, 6)])
+    np.testing.assert_allclose(many[::6], few, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_a_fit_does_not_hold_the_images() -> None:
+    rng = np.random.default_rng(0)
+    volume = ndimage.gaussian_filter(rng.normal(size=(70, 72, 74)), 2)
+    noisy, identity = volume + 0.02 * rng.normal(size=volume.shape), dr.Affine.identity(3)
+    fit = dr.register(volume, noisy, model="bspline", spacing=30, init=identity)
+    assert len(pickle.dumps(fit)) < 8 * volume.size  # bytes of the pair; its gradients are three times as many
+
+
+@pytest.mark.slow
+def test_a_fit_from_a_poor_affine_fit_is_no_better_than_from_images() -> None:
+    rng, shape = np.random.default_rng(0), (128, 128)
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 2)
+    y, x = np.indices(shape)
+    bend = 3.5 * np.stack([np.sin(x / 15), np.cos(y / 15)])
+    texture /= texture.std()
+    fixed, moving = (
+        one + ndimage.gaussian_filter(rng.normal(size=shape), 1) / 0.56 for one in (deformed(texture, bend), texture)
+    )
+    affine = dr.register(fixed, moving)
+    assert not affine.ok
+    options = {"model": "bspline", "metric": "ncc", "spacing": 20}
+    alone, given = dr.register(fixed, moving, **options), dr.register(fixed, moving, init=affine, **options)
+    assert not alone.ok
+    assert given.status is alone.status
+    assert given.affine is affine
 
 
 @pytest.mark.slow
@@ -142,14 +190,13 @@ def test_error_bars_are_wide_where_the_images_show_different_structures() -> Non
     other = np.roll(fixed[::-1], 40, axis=1)
     fixed[70:115, 80:125] = other[70:115, 80:125]
     fit = dr.register(fixed, moving, model="bspline", spacing=12, metric="lncc")
-    assert fit._estimate is not None
     points = np.array([[92.0, 102.0], [30.0, 40.0]])
     there, away = fit.sigma_at(points).mean(1)
     there_if_it_counted, away_if_all_counted = as_if_all_told(fit).sigma_at(points).mean(1)
     assert there > 2 * away
     assert there > 1.5 * there_if_it_counted  # which windows that have little in common make wide by themselves
     assert away < 1.1 * away_if_all_counted
-    assert not fit._estimate.agreement.told.all()
+    assert not counted_of(fit).all()
     error = fit.moving_from_fixed(points) - points - u[:, [92, 30], [102, 40]].T
     assert np.linalg.norm(error[1]) < 4 * away
 
@@ -162,8 +209,8 @@ def test_a_hole_of_the_moving_mask_is_no_different_structure() -> None:
     bright = (20 + fixed, 20 + moving)
     fit = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), moving_mask=mask, metric="mse")
     assert fit.ok
-    assert fit._estimate is not None
-    assert fit._estimate.agreement.told.all()
+    whole = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), metric="mse")
+    np.testing.assert_allclose(counted_of(fit), counted_of(whole), atol=0.05)
 
 
 @pytest.mark.slow

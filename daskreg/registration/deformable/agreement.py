@@ -28,6 +28,8 @@ _CELLS = np.array([1, 11, 11, 1]) / 24
 # Gradients are expected to have this in common before anything is said about them, and have less than this part of
 # what is expected where the images differ.
 _EXPECTED, _PART = 0.3, 0.5
+# So small a part of the signal all over the images is not told from noise around one control point.
+_BY_CHANCE = 0.2
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     energy = np.sqrt(ff * mm)
     expected = 1 - noise * total / np.maximum(energy, 1e-30)
     different = seen & (expected > _EXPECTED) & (common < _PART * expected * energy)
-    return Agreement(control, np.where(different, 0.0, np.clip(signal / max(shared, LEAST_SHARE), 0, 1)))
+    part = (signal / max(shared, LEAST_SHARE) - _BY_CHANCE) / (1 - _BY_CHANCE)
+    return Agreement(control, np.where(different, 0.0, np.clip(part, 0, 1)))
 
 
 def _near(values: Singles, control: ControlGrid, images: LevelImages) -> Floats:

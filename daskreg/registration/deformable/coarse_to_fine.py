@@ -11,7 +11,7 @@ from torch import Tensor
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
-from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles
 from daskreg.registration.deformable.noise_model import told
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.pyramids.pyramid import PyramidLevel
@@ -32,6 +32,8 @@ SETTLED_SIGMAS = 0.5
 _MOST_REJECTED = 0.1
 """Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
 what finer control points may still align."""
+_MOST_STRUCTURE = 0.5
+"""Of the variance of both images. A region that holds more is what the images show, as a specimen in empty space."""
 _BY_CHANCE = 2.0
 """Standard deviations of the correlation of unrelated images."""
 
@@ -162,9 +164,9 @@ def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictio
     fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
     inliers = contradictions(fixed, other, weight, matched=images.matched)
     share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
-    if share < _MOST_REJECTED:
-        return Contradictions(inliers if share > 0 else None, share, unrelated=False)
     outside = found.weight * ~inliers[0].numpy()
+    if share < _MOST_REJECTED and _structure_share(images, found, outside) < _MOST_STRUCTURE:
+        return Contradictions(inliers if share > 0 else None, share, unrelated=False)
     total = float(outside.sum(dtype=np.float64))
     f, w = (x - float((outside * x).sum(dtype=np.float64)) / total for x in (images.fixed, predicted))
     ff, fw, ww = (float((outside * a * b).sum(dtype=np.float64)) for a, b in ((f, f), (f, w), (w, w)))
@@ -172,3 +174,14 @@ def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictio
     deviation = np.sqrt(state.noise.correlated / total)
     correlation = fw / max(np.sqrt(ff * ww), 1e-12)
     return Contradictions(None, share, unrelated=bool(correlation < _BY_CHANCE * deviation))
+
+
+def _structure_share(images: LevelImages, found: Evaluated, region: Singles) -> float:
+    """How much of the variance of both images is in a region with this weight: of dirt in one image, not much."""
+    shares = []
+    for image in (images.fixed, found.warped):
+        mean = float((found.weight * image).sum(dtype=np.float64)) / max(found.total, 1e-9)
+        square = (image - np.float32(mean)) ** 2
+        inside, whole = (float((weight * square).sum(dtype=np.float64)) for weight in (region, found.weight))
+        shares.append(inside / max(whole, 1e-30))
+    return min(shares)

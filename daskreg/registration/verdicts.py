@@ -61,6 +61,10 @@ class FitStatus(Enum):
         "where they belong and the affine map was not sure, so that the motion may be off by more than its error bars: "
         "the control points are too far apart for it, or steps ended beside it: give a smaller spacing=, or an init="
     )
+    FIXED_PATTERN = (
+        "a pattern that stays with the detector is in both images and draws the motion towards none: divide by a flat "
+        "field, subtract the mean of many images, or mask it"
+    )
     FOLDED = (
         "the transform folds: several points of the fixed image are found at one of the moving image. "
         "Layers of splines do not fold, so init= does: give another one"

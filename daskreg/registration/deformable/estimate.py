@@ -14,7 +14,7 @@ from daskreg.registration.deformable.agreement import Agreement, agreement_of
 from daskreg.registration.deformable.coarse_to_fine import ENOUGH_SIGMAS, Solved, coarse_to_fine, schedule
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.far_motions import FarMotions, Judge
-from daskreg.registration.deformable.judged import shifts_left
+from daskreg.registration.deformable.judged import drawn_by_detector, shifts_left
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
@@ -44,7 +44,7 @@ class LayerEstimate:
     images determined on each level, by its step. inliers: (1, *shape) of a level, false where voxels were excluded;
     None where none were. verdict: for the status, if it is not the one on this: what small steps fit by chance is no
     evidence for a pair. agreement: around which control points the images show the same structure, for error bars.
-    shifts: by which small windows fit better.
+    shifts: by which small windows fit better. drawn: whether a pattern that stays with the detector draws the motion.
     """
 
     base: Transform
@@ -61,6 +61,7 @@ class LayerEstimate:
     determined: dict[float, float]
     agreement: Agreement
     shifts: LocalShifts
+    drawn: bool
     inliers: Tensor | None = None
     verdict: Verdict | None = None
 
@@ -180,6 +181,7 @@ def _with_last_steps(
         determined={**solved.determined, level.step: last.determined},
         agreement=agreement_of(images, last.found, last.layers.control),
         shifts=shifts(),
+        drawn=drawn_by_detector(images, last.found, last.layers.transform),
         verdict=solved.verdict,
         inliers=inliers,
     )

@@ -19,11 +19,13 @@ from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of, without_edges
 from daskreg.registration.deformable.mutual_information import dependence
+from daskreg.registration.deformable.noise_model import informative_box
 from daskreg.registration.local_contrast.normalised import normalised
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.registration.rejection import with_inliers
+from daskreg.registration.verdict.fixed_pattern import drawn_by_pattern, sampled
 from daskreg.registration.verdict.judge import Verdict, suitable
 from daskreg.registration.verdict.local_shifts import LocalShifts, local_shifts
 from daskreg.registration.verdicts import FitStatus, edges_of, status_of, verdicts_of
@@ -102,6 +104,20 @@ def shifts_left(images: LevelImages, found: Evaluated, control: ControlGrid) -> 
     return local_shifts(images.fixed, found.predicted, found.weight > 0, spacing.tolist())
 
 
+def drawn_by_detector(images: LevelImages, found: Evaluated, transform: Transform) -> bool:
+    """Whether a pattern that stays with the detector draws the motion; of images with the same voxels."""
+    if images.moving_grid.shape != images.fixed_grid.shape:
+        return False
+    box = informative_box(found.weight, images.gradient, images.fixed.shape)
+    spacing, start = images.fixed_grid.spacing, np.array([s.start for s in box])
+    residual, weight = found.residual[box], without_edges(found.weight[box])
+    aligned = images.fixed[box] - residual
+    slopes = slopes_of(residual, spacing), images.gradient[(slice(None), *box)], slopes_of(aligned, spacing)
+    places = sampled(weight)
+    there = images.moving_grid.index(transform(images.fixed_grid.world(places + start.astype(float)))) - start
+    return drawn_by_pattern(residual, slopes, weight, places, there)
+
+
 def determinants(transform: Transform, grid: Grid) -> tuple[float, float, float, float, float]:
     """Least, 1 %, median, 99 % and greatest determinant of the derivative over the voxels of a grid."""
     found = np.empty(grid.shape, np.float32)
@@ -124,6 +140,7 @@ def status(
     extremes: tuple[float, float],
     unrelated: bool = False,
     left: bool = False,
+    drawn: bool = False,
     slides: Callable[[], bool] | None = None,
 ) -> FitStatus:
     """The status of a fit.
@@ -131,7 +148,8 @@ def status(
     Args:
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
             negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
-            overlap. left: whether small windows of them say that some motion is left. slides: see `slides`; called
+            overlap. left: whether small windows of them say that some motion is left. drawn: see `drawn_by_detector`.
+            slides: see `slides`; called
             where nothing else is wrong, or steps did not end, for which free motions may be the reason; None: not to
             ask.
     """
@@ -145,6 +163,8 @@ def status(
             return FitStatus.INCONSISTENT
         if not one_to_one:
             return FitStatus.FOLDED
+        if drawn:
+            return FitStatus.FIXED_PATTERN
         if left:
             return FitStatus.UNCERTAIN
     return FitStatus.UNDETERMINED if slides is not None and slides() else found

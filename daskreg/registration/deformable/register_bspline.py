@@ -226,6 +226,7 @@ def fit_of(
             extremes=(jacobian[0], jacobian[-1]),
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
+            drawn=found.drawn,
             slides=slides,
         ),
         score=(before[index] * scale, after[index] * scale),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from daskreg.registration.deformable.cell_sums import diagonal_blocks
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of, without_edges
 from daskreg.registration.deformable.noise_model import LEAST_SHARE, compared_slopes
@@ -34,19 +35,40 @@ _BY_CHANCE = 0.2
 
 @dataclass(frozen=True)
 class Agreement:
-    """told: (*nodes) of the control points, 0..1: the part of the energy of the gradients that is no noise, of that all
-    over the images; zero where these show different structures."""
+    """Around each control point: signal: (*nodes) the part of the energy of the gradients that is no noise. different:
+    (*nodes) whether the images show different structures. shared: the part that is no noise all over the images."""
 
     control: ControlGrid
-    told: Floats
+    signal: Floats
+    different: NDArray[np.bool_]
+    shared: float = 1.0
 
-    def of(self, control: ControlGrid) -> Floats:
-        """(*nodes) for other control points of the same image: that of the nearest one."""
+    def reliability(self, square: Singles, control: ControlGrid) -> Floats:
+        """(*nodes, D, D) what J^T J is multiplied by from both sides for error bars: S^T J^T J S.
+
+        Along an edge there is nothing but noise. So the noise, the same along all axes of voxels, is taken from the
+        eigenvalues of the block of each control point.
+
+        Args:
+            square: J^T J. control: its control points, of the same image.
+        """
+        signal, different = self._at(self.signal, control), self._at(self.different, control)
+        spacing = np.asarray(control.image.spacing)
+        blocks = np.moveaxis(diagonal_blocks(square, control.shape), (0, 1), (-2, -1))
+        values, vectors = np.linalg.eigh(blocks * np.multiply.outer(spacing, spacing))
+        noise = (1 - signal) * values.mean(-1)
+        parts = (values - noise[..., None]) / np.maximum(values, 1e-30) / max(self.shared, LEAST_SHARE)
+        parts = np.clip((parts - _BY_CHANCE) / (1 - _BY_CHANCE), 0, 1) * ~different[..., None]
+        found = np.einsum("...ak,...k,...bk->...ab", vectors, parts, vectors)
+        return np.asarray(found * np.divide.outer(spacing, spacing))
+
+    def _at(self, values: NDArray[Any], control: ControlGrid) -> NDArray[Any]:
+        """(*nodes) at other control points of the same image: that of the nearest one."""
         if control == self.control:
-            return self.told
+            return values
         points = control.grid.world(np.indices(control.shape).reshape(control.ndim, -1).T)
         nearest = np.clip(np.rint(self.control.grid.index(points)).astype(int), 0, np.asarray(self.control.shape) - 1)
-        found: Floats = self.told[tuple(nearest.T)].reshape(control.shape)
+        found: NDArray[Any] = values[tuple(nearest.T)].reshape(control.shape)
         return found
 
 
@@ -60,7 +82,7 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     total = _near(weight, control, images)
     seen = total > total.max() * 1e-3
     if not seen.any():
-        return Agreement(control, np.ones(control.shape))
+        return Agreement(control, np.ones(control.shape), np.zeros(control.shape, bool))
 
     def energies(fixed: Singles, moving: Singles) -> tuple[Floats, Floats, Floats, float]:
         # One after another, since each takes as much memory as an image.
@@ -78,8 +100,7 @@ def agreement_of(images: LevelImages, found: Evaluated, control: ControlGrid) ->
     energy = np.sqrt(ff * mm)
     expected = 1 - noise * total / np.maximum(energy, 1e-30)
     different = seen & (expected > _EXPECTED) & (common < _PART * expected * energy)
-    part = (signal / max(shared, LEAST_SHARE) - _BY_CHANCE) / (1 - _BY_CHANCE)
-    return Agreement(control, np.where(different, 0.0, np.clip(part, 0, 1)))
+    return Agreement(control, np.clip(signal, 0, 1), different, shared)
 
 
 def _near(values: Singles, control: ControlGrid, images: LevelImages) -> Floats:

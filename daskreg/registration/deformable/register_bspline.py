@@ -253,7 +253,9 @@ def _uncertainty_of(found: LayerEstimate) -> FieldUncertainty:
     """What error bars follow from."""
     layers, system = found.state.layers, found.state.system
     # Searched displacements and small steps know of no noise.
-    known = None if found.earlier or system is None else replace(system, told=found.agreement.of(layers.control))
+    if found.earlier or system is None:
+        return FieldUncertainty(layers, None, found.shifts, found.images.fixed_grid)
+    known = replace(system, reliability=found.agreement.reliability(system.square, layers.control))
     return FieldUncertainty(layers, known, found.shifts, found.images.fixed_grid)
 
 

@@ -32,20 +32,21 @@ _SHARE = 0.5
 class System:
     """(data H + weight K) of coefficients (D, *nodes).
 
-    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. told: (*nodes) what H
-    is multiplied by from both sides, less than 1 where it says more than the images do; None: 1.
+    square: H, see `cell_sums`. data: what H is multiplied by. bending: K. weight: of K. reliability: (*nodes, D, D) S,
+    if H says more than the images do: then S^T H S takes the place of H; None: H does.
     """
 
     square: Singles
     data: float
     bending: BendingEnergy
     weight: float
-    told: Floats | None = None
+    reliability: Floats | None = None
 
     @cached_property
     def _preconditioner(self) -> _Preconditioner:
         blocks = self.data * diagonal_blocks(self.square, self.bending.control.shape)
-        blocks = blocks if self.told is None else blocks * self.told**2
+        if (reliability := self.reliability) is not None:
+            blocks = np.einsum("...ca,cd...,...db->ab...", reliability, blocks, reliability)
         return _Preconditioner.of(blocks, self.bending, self.weight, self._ridge)
 
     @cached_property
@@ -59,9 +60,10 @@ class System:
 
     def _said(self, vector: Floats) -> Floats:
         """What the images say of H, times a vector."""
-        if self.told is None:
+        if self.reliability is None:
             return product(self.square, vector)
-        return product(self.square, vector * self.told) * self.told
+        found = product(self.square, np.einsum("...ab,b...->a...", self.reliability, vector))
+        return np.asarray(np.einsum("...ba,b...->a...", self.reliability, found))
 
     def solve(self, right: Floats, *, start: Floats | None = None, tolerance: float = 1e-3, most: int = 400) -> Floats:
         """(D, *nodes) the solution, to a share `tolerance` of the right side in the norm of the preconditioner."""

@@ -92,15 +92,17 @@ def as_if_all_told(fit: dr.DeformableFit) -> dr.DeformableFit:
     """A fit whose error bars take all gradients for signal, also where the images are flat or differ."""
     assert fit._uncertainty is not None
     assert fit._uncertainty.system is not None
-    return replace(fit, _uncertainty=replace(fit._uncertainty, system=replace(fit._uncertainty.system, told=None)))
+    return replace(
+        fit, _uncertainty=replace(fit._uncertainty, system=replace(fit._uncertainty.system, reliability=None))
+    )
 
 
 def counted_of(fit: dr.DeformableFit) -> NDArray[np.float64]:
     """Which part of the information counts around each control point."""
     assert fit._uncertainty is not None
     assert fit._uncertainty.system is not None
-    assert fit._uncertainty.system.told is not None
-    return fit._uncertainty.system.told
+    assert fit._uncertainty.system.reliability is not None
+    return fit._uncertainty.system.reliability
 
 
 @pytest.mark.slow
@@ -111,6 +113,22 @@ def test_error_bars_of_many_points_are_those_of_few() -> None:
     many = fit.sigma_at(points)
     few = np.concatenate([fit.sigma_at(points[k : k + 1]) for k in range(0, 60, 6)])
     np.testing.assert_allclose(many[::6], few, rtol=0.05)
+
+
+@pytest.mark.slow
+def test_error_bars_are_wide_along_edges() -> None:
+    """Pixels are twice as wide as high; the columns differ, and noise is all that differs from row to row."""
+    rng = np.random.default_rng(0)
+    lines = ndimage.gaussian_filter1d(rng.normal(size=140), 3)
+    lines /= lines.std()
+    fixed, moving = (dr.open(lines + 0.3 * rng.normal(size=(130, 140)), spacing=(1, 2)) for _ in range(2))
+    identity = dr.Affine.identity(2, unit="pixel")
+    fit = dr.register(fixed, moving, model="bspline", spacing=(12, 24), metric="ncc", init=identity)
+    points = [[40.0, 100.0], [80.0, 160.0], [60.0, 200.0]]
+    along, across = np.median(fit.sigma_at(points), axis=0)
+    along_if_noise_told, across_if_noise_told = np.median(as_if_all_told(fit).sigma_at(points), axis=0)
+    assert along > 2 * along_if_noise_told
+    assert across < 1.2 * across_if_noise_told
 
 
 @pytest.mark.slow
@@ -210,7 +228,7 @@ def test_a_hole_of_the_moving_mask_is_no_different_structure() -> None:
     fit = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), moving_mask=mask, metric="mse")
     assert fit.ok
     whole = dr.register(*bright, model="bspline", spacing=12, init=dr.Affine.identity(2), metric="mse")
-    np.testing.assert_allclose(counted_of(fit), counted_of(whole), atol=0.05)
+    np.testing.assert_allclose(counted_of(fit), counted_of(whole), atol=0.1)
 
 
 @pytest.mark.slow

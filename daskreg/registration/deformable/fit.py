@@ -122,8 +122,8 @@ class DeformableFit(Fit):
         From the noise of the residual and the prior: small where both images show the same structure, large where
         they show none, or different ones, and where small windows fit better after a further shift.
         NaN outside the fixed image, and everywhere if displacements were searched or small steps made (metric "mi"),
-        which know of no noise. Each point takes the solution of D linear systems, of milliseconds (2D) to seconds; many
-        points in images take no longer than a hundred.
+        which know of no noise, or if `init` had a field, which the prior does not know. Each point takes the solution
+        of D linear systems, of milliseconds (2D) to seconds; many points in images take no longer than a hundred.
 
         Raises: OptionError for a fit that was loaded from a file, which does not hold what this needs;
         ShapeMismatchError for points of another shape.

@@ -252,8 +252,8 @@ def fit_of(
 def _uncertainty_of(found: LayerEstimate) -> FieldUncertainty:
     """What error bars follow from."""
     layers, system = found.state.layers, found.state.system
-    # Searched displacements and small steps know of no noise.
-    if found.earlier or system is None:
+    # Searched displacements and small steps know of no noise, and the prior of no field to begin from.
+    if found.earlier or system is None or not isinstance(found.base, Affine):
         return FieldUncertainty(layers, None, found.shifts, found.images.fixed_grid)
     known = replace(system, reliability=found.agreement.reliability(system.square, layers.control))
     return FieldUncertainty(layers, known, found.shifts, found.images.fixed_grid)

@@ -44,9 +44,9 @@ METRICS = ("ncc", "lncc", "mse", "mi")
 Progress = Callable[[int, int], None]
 AffineStage = Callable[[tuple[Image, Image], str], PairFit]
 
-# By how much a residual may grow where there is nothing to gain: by this share, and by what rounding leaves of
-# images of variance 1.
-_RISE, _ROUNDING = 1e-3, 1e-6
+# By how much a residual may grow where there is nothing to gain: by this share, since the last steps smooth the images
+# otherwise than those before, and by what rounding leaves of images of variance 1.
+_RISE, _ROUNDING = 5e-3, 1e-6
 LEAST_TOLERANCE = 0.01
 """Voxels: root mean square of the last step."""
 

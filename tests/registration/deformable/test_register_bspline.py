@@ -142,6 +142,18 @@ def test_a_field_to_begin_from_leaves_no_error_bars() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [4, 6, 10])
+def test_aligned_images_with_noise_need_not_be_improved(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    texture = ndimage.gaussian_filter(rng.normal(size=(93, 121)), 2)
+    texture /= texture.std()
+    fixed, moving = (texture + 0.4 * rng.normal(size=texture.shape) for _ in range(2))
+    fit = dr.register(fixed, moving, model="bspline")
+    assert fit.ok, repr(fit)
+    assert np.median(errors(fit, np.zeros((2, 93, 121)))) < 0.1
+
+
+@pytest.mark.slow
 def test_a_fit_does_not_hold_the_images() -> None:
     rng = np.random.default_rng(0)
     volume = ndimage.gaussian_filter(rng.normal(size=(70, 72, 74)), 2)

@@ -16,14 +16,14 @@ from daskreg.errors import OptionError, ShapeMismatchError
 from daskreg.geometry import Affine, Grid, shared_unit
 from daskreg.registration import score_sums_numba
 from daskreg.registration.autograd import OPTIMIZERS
+from daskreg.registration.deformable.affine_start import AffineStage
+from daskreg.registration.deformable.coarse_to_fine import LEAST_TOLERANCE
 from daskreg.registration.deformable.fit import DeformableFit
+from daskreg.registration.deformable.register_bspline import check_options as check_layer_options
 from daskreg.registration.deformable.register_bspline import (
-    LEAST_TOLERANCE,
-    AffineStage,
     on_cpu,
     register_layers,
 )
-from daskreg.registration.deformable.register_bspline import check_options as check_layer_options
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import (
     Image,

@@ -21,21 +21,19 @@ from daskreg.registration.blockwise.layers import estimate_layers_of_all_voxels,
 from daskreg.registration.blockwise.register import HOPELESS, Place
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable import judged
+from daskreg.registration.deformable.affine_start import AffineStage, affine_of, checked_base
+from daskreg.registration.deformable.coarse_to_fine import LEAST_TOLERANCE
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.metric_choice import metric_of
 from daskreg.registration.deformable.noise_model import informative_box
 from daskreg.registration.deformable.register_bspline import (
-    LEAST_TOLERANCE,
-    AffineStage,
-    affine_of,
     check_memory,
-    checked_base,
     control_spacing,
     fit_of,
-    metric_of,
     slides_of,
     verdict_of,
 )

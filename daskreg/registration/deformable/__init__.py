@@ -1,14 +1,13 @@
 """Deformable registration: layers of cubic B-splines after an affine map.
 
 register_bspline    the entry, for images that `register` has read
+affine_start        the affine map, or the transform, that layers begin from
+metric_choice       whether gain and offset vary over the image, for metric="auto"
 fit                 `DeformableFit`, which it returns
 estimate            layers between the images of a pyramid
 coarse_to_fine      control points from coarse to fine over the levels of a pyramid
 solve_level         the solver on one level: Gauss-Newton, with a prior whose weight is estimated
-far_motions         what is tried where that does not align images of different modalities
-displacement_search displacements that are looked for among many, confirmed by halves of the image
-self_similarity     descriptors of structure that do not depend on the modality
-small_steps         many small steps along the gradient of the metric
+multimodal          what is tried where that does not align images of different modalities
 layers              the transform while it is estimated
 one_to_one          when a layer is known to be one to one, from its coefficients
 control_grid        control points over an image, and their weights
@@ -23,4 +22,5 @@ system              the linear system of a step
 agreement           where aligned images show the same structure
 posterior           error bars
 judged              the status of a fit
+motion_along_structures  whether images determine the motion along their structures
 """

@@ -18,6 +18,8 @@ from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict
 
+LEAST_TOLERANCE = 0.01
+"""Voxels: root mean square of the last step."""
 _CELL = 25
 """The least voxels of a level in a cell of control points, where a finer level has them."""
 _COARSE_TOLERANCE = 0.05

@@ -9,32 +9,24 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from daskreg.errors import MemoryBudgetError, OptionError, ShapeMismatchError
-from daskreg.fields.transform import FieldTransform
-from daskreg.geometry import Affine, Box, Grid, Transform, as_affine, shared_unit
-from daskreg.registration.deformable import judged
+from daskreg.errors import MemoryBudgetError, OptionError
+from daskreg.geometry import Affine, Box, Grid
+from daskreg.registration.deformable import judged, motion_along_structures
+from daskreg.registration.deformable.affine_start import AffineStage, affine_of, checked_base
 from daskreg.registration.deformable.cell_sums import square_bytes
-from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine, schedule
+from daskreg.registration.deformable.coarse_to_fine import Solved
 from daskreg.registration.deformable.control_grid import BEYOND, ControlGrid, control_grids
-from daskreg.registration.deformable.displacement_search import checkerboard
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
-from daskreg.registration.deformable.layers import Layers
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.metric_choice import metric_of
 from daskreg.registration.deformable.posterior import FieldUncertainty
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
-from daskreg.registration.local_contrast.match import local_match
-from daskreg.registration.local_contrast.normalised import normalised
-from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
 from daskreg.registration.verdict.judge import Verdict
-from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting import planes
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.planes import PairPlane
@@ -42,33 +34,14 @@ from daskreg.runtime.memory import available_memory
 
 METRICS = ("ncc", "lncc", "mse", "mi")
 Progress = Callable[[int, int], None]
-AffineStage = Callable[[tuple[Image, Image], str], PairFit]
 
 # By how much a residual may grow where there is nothing to gain: by this share, since the last steps smooth the images
 # otherwise than those before, and by what rounding leaves of images of variance 1.
 _RISE, _ROUNDING = 5e-3, 1e-6
-LEAST_TOLERANCE = 0.01
-"""Voxels: root mean square of the last step."""
 
 # Control points are so many voxels apart by default, at least, and so many distances fit the longest side. A volume
 # that is no cube has as many control points as a cube with so many.
 _LEAST_VOXELS, _ALONG = 8.0, {2: 24, 3: 30}
-# How it is found whether gain and offset vary.
-_ENOUGH = 2048
-"""Voxels of a level that are compared."""
-_BLOCK = 6
-"""Voxels along a block of the checkerboard, and between the windows of gain and offset."""
-_UNEVEN = 0.87
-"""Gain and offset vary if those of the other blocks leave less than this part of the residual."""
-_STEPS = 4
-"""By which the images are brought near enough to each other."""
-_COMMON = 0.7
-"""The least correlation around the voxels that are compared: contradictions are no gains."""
-_SEEN = 0.1
-"""The least part of the overlap that is compared: of images that are not aligned nothing is known."""
-
-# The affine map for "lncc" is that of images normalised in windows of so many sigmas along the longest side.
-_WINDOWS = 16
 
 
 def check_options(metric: Any, optimizer: str, *, check_inverse: bool) -> None:
@@ -153,7 +126,7 @@ def slides_of(
     tolerance: float,
     max_iterations: int,
 ) -> Callable[[], bool] | None:
-    """`judged.slides` of what was found; None where that is not asked.
+    """`motion_along_structures.slides` of what was found; None where that is not asked.
 
     It is not with "mi", since steps alone do not find again what small steps found, nor where an affine fit says that
     the images determine all motions.
@@ -164,7 +137,7 @@ def slides_of(
     if metric == "mi" or (isinstance(start, PairFit) and start.ok):
         return None
     return partial(
-        judged.slides,
+        motion_along_structures.slides,
         found.state.layers.transform,
         levels,
         grids,
@@ -283,38 +256,10 @@ def _cost(score: tuple[float, float], metric: str) -> float:
     return 1 - score[0] ** 2 if metric == "lncc" else score[1]
 
 
-def affine_of(images: tuple[Image, Image], affine_stage: AffineStage, metric: str | None) -> PairFit:
-    """The affine map that the layers begin from.
-
-    Args:
-        metric: None where it is not known yet. Then gain and offset may vary so much that "ncc" finds no map.
-    """
-
-    def evened() -> PairFit:
-        return affine_stage((_evened(images[0]), _evened(images[1])), "ncc")
-
-    if metric is not None:
-        return evened() if metric == "lncc" else affine_stage(images, metric)
-    found = affine_stage(images, "ncc")
-    if found.ok:
-        return found
-    other, chance = evened(), FitStatus.CHANCE
-    return other if other.ok or (found.status is chance and other.status is not chance) else found
-
-
 def on_cpu(image: Image) -> Image:
     """The image with its voxels in the memory of the CPU."""
     mask = None if image.mask is None else image.mask.cpu()
     return replace(image, values=image.values.cpu(), mask=mask)
-
-
-def _evened(image: Image) -> Image:
-    """The image with the same brightness and contrast all over it; NaN where it was masked or not finite."""
-    values = image.values.numpy()
-    known = np.isfinite(values) if image.mask is None else np.isfinite(values) & image.mask.numpy()
-    sigma = max(values.shape) / _WINDOWS
-    found = normalised(np.where(known, values, np.float32(0)), known.astype(np.float32), sigma)
-    return replace(image, values=torch.from_numpy(np.where(known, found, np.float32(np.nan))))
 
 
 def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving: Grid) -> tuple[float, ...]:
@@ -364,65 +309,3 @@ def check_memory(control: ControlGrid) -> None:
             f"{math.prod(control.shape):.3g} control points need {needed / 2**30:.3g} GiB of memory for their normal "
             f"equations, and {usable / 2**30:.3g} GiB may be used: take a greater spacing"
         )
-
-
-def checked_base(base: Any, fixed: Grid, moving: Grid) -> Transform:
-    """The transform that the layers begin from, in the unit of the images.
-
-    Raises: ShapeMismatchError, UnitError; InvalidTransformError for what is no transform.
-    """
-    unit = shared_unit(fixed.unit, moving.unit, "fixed and moving")
-    if isinstance(base, FieldTransform):
-        if base.ndim != fixed.ndim or base.slices is not None:
-            raise ShapeMismatchError(
-                f"init is a map of {base.ndim} dimensions, or of slices; the images have {fixed.ndim}"
-            )
-    else:
-        base = as_affine(base, fixed.ndim, "init")
-    shared_unit(base.unit, unit, "init and the images")
-    return Affine(base.matrix, unit=unit) if isinstance(base, Affine) else base
-
-
-def metric_of(
-    levels: Sequence[PyramidLevel], grids: Sequence[ControlGrid], base: Transform, *, max_iterations: int
-) -> str:
-    """ "lncc" where gain and offset vary over a coarse level that was aligned by "ncc", else "ncc"."""
-    plan = schedule(grids, levels)
-    enough = [k for k, (_, number) in enumerate(plan) if levels[number].fixed.values[0].numel() >= _ENOUGH]
-    if not enough:
-        return "ncc"
-    plan = plan[: enough[0] + 1]
-    start = Layers.start(base, grids[0])
-    steps = min(max_iterations, _STEPS)
-    solved = coarse_to_fine(levels, plan, start, metric="ncc", tolerance=LEAST_TOLERANCE, max_iterations=steps)
-    images = LevelImages.of(levels[solved.number], "ncc")
-    return "lncc" if left_by_other_blocks(images, solved.state.found) < _UNEVEN else "ncc"
-
-
-def left_by_other_blocks(images: LevelImages, found: Evaluated) -> float:
-    """The mean square of the residual with the gain and offset around each voxel, as a part of that with one of each.
-
-    Those around a voxel are of the blocks of a checkerboard that do not hold it, so that they explain nothing by
-    chance, and little of what is not aligned. Squares count as their window has less contrast. The one gain and offset
-    are those of the same voxels, so that places that contradict each other have no part in them, either. 1 where there
-    are too few of these, or nothing is left.
-    """
-    shape = images.fixed.shape
-    windows, colour = Windows.of(shape, [_BLOCK] * len(shape)), checkerboard(shape, _BLOCK)
-    around, weight = 0.0, np.zeros_like(found.weight)
-    for own in (colour, ~colour):
-        local = local_match(images.fixed, found.warped, found.weight * ~own, windows, repeats=0)
-        counts = found.weight * own * local.precision * (local.common > _COMMON)
-        around += float((counts * local.residual**2).sum(dtype=np.float64))
-        weight += counts
-    if float(found.weight[weight > 0].sum(dtype=np.float64)) < _SEEN * found.total:
-        return 1.0
-    total = float(weight.sum(dtype=np.float64))
-
-    def mean(values: NDArray[np.float32]) -> float:
-        return float((weight * values).sum(dtype=np.float64)) / total
-
-    f, w = (x - np.float32(mean(x)) for x in (images.fixed, found.warped))
-    one, variance = mean(f * f) - mean(f * w) ** 2 / max(mean(w * w), 1e-30), mean(f * f)
-    # Of images that are equal but for rounding nothing is left to explain.
-    return around / (one * total) if one > _ROUNDING * variance else 1.0

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import daskreg as dr
 from daskreg.registration.deformable.level_images import LevelImages
-from daskreg.registration.deformable.register_bspline import left_by_other_blocks
+from daskreg.registration.deformable.metric_choice import left_by_other_blocks
 from daskreg.registration.local_contrast.match import local_match
 from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pyramids.pyramid import PyramidLevel, image_batch

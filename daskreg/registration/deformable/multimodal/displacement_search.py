@@ -26,8 +26,8 @@ from daskreg.geometry import Affine, Grid, Transform
 from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.multimodal.self_similarity import REACH, descriptors
 from daskreg.registration.deformable.noise_model import correlated_voxels, middle_of
-from daskreg.registration.deformable.self_similarity import REACH, descriptors
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]

@@ -12,7 +12,7 @@ from daskreg.geometry import Transform
 from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles
-from daskreg.registration.deformable.noise_model import told
+from daskreg.registration.deformable.noise_model import total_information
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
@@ -126,7 +126,7 @@ def coarse_to_fine(
         # A cubic interpolation has no bias between voxels. With "mi" it is not known yet which level is the last.
         order = 3 if last and metric != "mi" else 1
         found = current.evaluate(refined.transform, order=order)
-        if metric == "mi" and finer > number and told(current, found) < known:
+        if metric == "mi" and finer > number and total_information(current, found) < known:
             break
         images, layers, number = current, refined, finer
         state = solve_level(
@@ -144,7 +144,7 @@ def coarse_to_fine(
         )
         iterations += state.iterations
         determined[levels[number].step] = state.determined
-        known = told(images, state.found) if metric == "mi" else np.inf
+        known = total_information(images, state.found) if metric == "mi" else np.inf
         if known:
             layers, weight = state.layers.rebased(), state.weight
         if grid is plan[-1][0] and contradicting is None:

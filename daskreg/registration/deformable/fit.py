@@ -46,8 +46,8 @@ class DeformableFit(Fit):
             1 %, median, 99 %, greatest. All are positive: every layer is one to one.
         spacing: (D,) of the finest control points, world units, as whole cells fit the image.
         layers: how many layers were composed.
-        parameters, determined: how many coefficients the last layer has, and how many of these the images determine;
-            the others are as smooth as the prior makes them.
+        parameters, determined: how many coefficients the last layer has, and how many of these the images determine
+            (the effective degrees of freedom); the others are as smooth as the prior makes them.
         rejected: share of the fixed voxels that were left out, because the images contradict each other there.
         contradicting: share of the overlap where the aligned images contradict each other. Where it is more than a
             tenth, nothing is left out (`rejected` is 0), and the motion there may be wrong by more than `sigma_at`;

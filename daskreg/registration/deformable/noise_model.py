@@ -81,7 +81,7 @@ def compared_slopes(images: LevelImages, found: Evaluated, box: tuple[slice, ...
     return -d.by_fixed[box] * fixed, d.by_warped[box] * warped
 
 
-def told(images: LevelImages, found: Evaluated) -> float:
+def total_information(images: LevelImages, found: Evaluated) -> float:
     """How much the images tell of displacements: the information of all voxels, by squares of world units.
 
     As if residuals were not correlated, since what is not aligned yet is. 0 where the gradients have no more in common

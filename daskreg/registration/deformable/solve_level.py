@@ -30,7 +30,7 @@ from daskreg.registration.deformable.system import System
 Floats = NDArray[np.float64]
 
 # Halvings of a step that would raise the cost, and the share by which the last small steps may raise it.
-_HALVINGS, _SMALL_RISE = 4, 1e-3
+_BACKTRACKS, _SMALL_RISE = 4, 1e-3
 # The change of coefficients, in distances of control points, from which on J^T J is summed again, if more of them than
 # this share changed so much: where images say nothing, few may go far.
 RENEW, _FEW_CHANGED = 0.15, 0.02
@@ -92,9 +92,9 @@ def solve_level(
     Args:
         weight: of the prior, 0 where it is not known.
         tolerance: voxels of the level; the steps of all coefficients have a smaller root mean square at the end.
-        few_sigmas: a step is the last that gains no more likelihood than if all determined coefficients had moved by
-            this many of their standard deviations.
-        settled_sigmas: the same for a step by which the misfit hardly falls; 0: as `few_sigmas`.
+        few_sigmas: steps end when the log likelihood gains less than moving every determined coefficient by this many
+            of its standard deviations would.
+        settled_sigmas: the same where the misfit hardly falls any more; 0: as `few_sigmas`.
         order: of the interpolation.
         most_layers: that are finished, so that layers are one to one.
         least_layer: voxels of the level; no layer is finished after a shorter step, but the level ends.
@@ -126,7 +126,7 @@ def solve_level(
         # Steps that do not become shorter go back and forth.
         length = float(np.sqrt(np.mean(step**2)))
         step, longest = (step / 2, longest) if length > _SHORTER * longest else (step, length)
-        made = _advance(images, state, step, bending, order)
+        made = _line_search(images, state, step, bending, order)
         state.iterations += 1
         state.costs.append(state.found.misfit)
         if made is None:
@@ -227,7 +227,7 @@ def _weighed(
     return replace(system, weight=state.weight), solution
 
 
-def _advance(
+def _line_search(
     images: LevelImages, state: LevelEstimate, step: Floats, bending: BendingEnergy, order: int
 ) -> tuple[float, float, bool] | None:
     """Make a step that lowers the cost (backtracking line search).
@@ -240,7 +240,7 @@ def _advance(
         now - state.noise.precision * state.found.total * (state.found.misfit - state.found.variance)
     )
     inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
-    for _ in range(_HALVINGS):
+    for _ in range(_BACKTRACKS):
         made, share = state.layers.allowed(step)
         layers = state.layers.at(state.layers.current + made)
         found = images.evaluate(layers.transform, order=order)

@@ -77,7 +77,7 @@ class System:
         return np.asarray(np.linalg.inv((matrix + matrix.T) / 2))
 
     def effective_parameters(self, probe: Floats, *, start: Floats | None = None) -> tuple[float, Floats]:
-        """How many of the coefficients the images determine, and the solution for the probe.
+        """How many coefficients the images determine (effective degrees of freedom), and the solution for the probe.
 
         The trace of data H / (data H + weight K), by a probe of random signs (Hutchinson 1990).
 

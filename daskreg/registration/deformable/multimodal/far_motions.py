@@ -29,7 +29,7 @@ from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.multimodal.displacement_search import search, search_bytes
 from daskreg.registration.deformable.multimodal.small_steps import control_of_small_steps, small_steps
 from daskreg.registration.deformable.mutual_information import Bins, dependence
-from daskreg.registration.deformable.noise_model import told
+from daskreg.registration.deformable.noise_model import total_information
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.runtime.memory import available_memory
@@ -111,13 +111,13 @@ class FarMotions:
         candidate = _Candidate(solved.transform)
         for number in range(first, self._stop):
             images, finer = self._images(number), self._images(number + 1)
-            enough = _CONFIRMED * told(finer, finer.evaluate(candidate.transform))
+            enough = _CONFIRMED * total_information(finer, finer.evaluate(candidate.transform))
             if not enough or not shares_fine_structure(finer, candidate.transform):
                 break  # what shares nothing yet is made alike by chance
             control = control_of_small_steps(self.grid.image, images.fixed_grid)
             count = _SMALL_STEPS if number == first else _FINER_STEPS
             layers = small_steps(images, Layers.start(candidate.transform, control), count)
-            if not told(finer, finer.evaluate(layers.transform)) > enough:
+            if not total_information(finer, finer.evaluate(layers.transform)) > enough:
                 break
             candidate = _Candidate(layers.transform, number, candidate.layers + layers.count)
         if not candidate.layers:
@@ -128,7 +128,9 @@ class FarMotions:
         """From a candidate on, by steps, if that tells more than before."""
         refined = self._refined(candidate)
         last = self._images(max(candidate.number, solved.number))
-        if not told(last, last.evaluate(refined.transform)) > told(last, last.evaluate(solved.transform)):
+        if not total_information(last, last.evaluate(refined.transform)) > total_information(
+            last, last.evaluate(solved.transform)
+        ):
             return solved
         return replace(
             refined,
@@ -171,7 +173,7 @@ class FarMotions:
 
     def _told(self, number: int, transform: Transform) -> float:
         images = self._images(number)  # of one level at a time
-        return told(images, images.evaluate(transform))
+        return total_information(images, images.evaluate(transform))
 
     def _images(self, number: int) -> LevelImages:
         return LevelImages.of(self.levels[number], "mi")

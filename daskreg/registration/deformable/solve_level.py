@@ -130,9 +130,10 @@ def solve_level(
         state.iterations += 1
         state.costs.append(state.found.misfit)
         if made is None:
-            # No part of the step lowers the cost: all is done if it promised nothing.
-            state.converged = float(np.vdot(right, step)) < max(few_sigmas, settled_sigmas) ** 2 * state.determined
-            if state.converged or renewed:
+            # No part of the step lowers the cost. What these equations do not describe, such as regions that contradict
+            # each other, is left to the verdict on the aligned images.
+            if renewed:
+                state.converged = True
                 break
             known = None
             continue

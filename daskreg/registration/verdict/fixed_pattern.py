@@ -23,7 +23,7 @@ _PLACES, _LEAST = 1 << 14, 100
 # the pattern. Without one the gradients have 0.18 at most, of images of different sharpness.
 _CORRELATED, _ALIKE = 0.1, 0.25
 # Voxels by which the motion is drawn.
-_MOST = 0.25
+_MOST = 0.2
 
 
 def sampled(weight: Singles) -> NDArray[np.int64]:
@@ -39,7 +39,7 @@ def drawn_by_pattern(
     places: NDArray[np.int64],
     there: Floats,
 ) -> bool:
-    """Whether a pattern is in both images that draws the motion by a quarter of a voxel or more.
+    """Whether a pattern is in both images that draws the motion by a fifth of a voxel or more.
 
     Args:
         residual: (*shape). slopes: (D, *shape) gradients of the residual, of fixed and of the aligned image.

@@ -106,11 +106,13 @@ def test_noise_is_that_of_where_structures_are(monkeypatch: pytest.MonkeyPatch) 
     assert informative_box(weight, slopes_of(image, (1, 1, 1)), shape)[0].stop > 30
 
 
-def test_steps_that_only_make_it_worse_do_not_converge() -> None:
+def test_steps_that_only_make_it_worse_are_not_made() -> None:
     image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(64, 70)), 2).astype(np.float32)
     image /= image.std()
     grid, weight = Grid(image.shape), np.ones_like(image)
     uphill: Any = -slopes_of(image, (1, 1))
     images = LevelImages(image, weight, uphill, np.roll(image, 2, 1), grid, grid, True, 1.0)
     layers = Layers.start(Affine.identity(2, unit=grid.unit), control_grids(grid, (8.0, 8.0))[-1])
-    assert not solve_level(images, layers, 0.0, tolerance=0.01, max_iterations=50).converged
+    found = solve_level(images, layers, 0.0, tolerance=0.01, max_iterations=50)
+    assert found.iterations < 5
+    np.testing.assert_array_equal(found.layers.current, layers.current)

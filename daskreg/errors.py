@@ -45,10 +45,15 @@ A message names the array, the axis or the value, and says what to do.
 
 from __future__ import annotations
 
+import math
+from numbers import Integral, Real
 from typing import Any
 
 MOST = 1000
 """Characters of a message; the middle of a longer one is left out."""
+
+# Each level halves the images; a Gaussian of so many voxels leaves nothing of an image.
+_MOST_LEVELS, _MOST_SMOOTHING = 32, 1000
 
 
 def one_line(text: object, most: int = MOST) -> str:
@@ -244,6 +249,42 @@ def check_flags(**flags: object) -> None:
     for name, value in flags.items():
         if not is_flag(value):
             raise OptionError(f"{name}={value!r}: use True or False")
+
+
+def check_whole(name: str, value: object, least: int = 0, most: float = math.inf, *, instead: str = "") -> None:
+    """Raise OptionError for an option that is no whole number between two.
+
+    Args:
+        instead: what else may be passed, as it is typed; it is not checked.
+    """
+    if not isinstance(value, Integral) or is_flag(value) or not least <= int(value) <= most:
+        raise OptionError(f"{name}={value!r}: use {instead and instead + ' or '}a whole number {_between(least, most)}")
+
+
+def check_number(name: str, value: object, least: float = 0, most: float = math.inf, *, of: str = "") -> None:
+    """Raise OptionError for an option that is no finite number between two.
+
+    Args:
+        of: its unit, in words.
+    """
+    known = isinstance(value, Real) and not is_flag(value) and math.isfinite(float(value))
+    if not known or not least <= float(value) <= most:  # type: ignore[arg-type]
+        raise OptionError(f"{name}={value!r}: use a number {of and f'of {of} '}{_between(least, most)}")
+
+
+def _between(least: float, most: float) -> str:
+    return f"from {least} to {most}" if math.isfinite(most) else f"that is {least} or more"
+
+
+def check_solver(
+    *, max_iterations: object, tolerance: object = 0, levels: object = "auto", smoothing: object = 0
+) -> None:
+    """Raise OptionError for what no estimate takes: the options that say how a pair is solved, of whatever function."""
+    check_whole("max_iterations", max_iterations)
+    check_number("tolerance", tolerance, of="voxels")
+    if not (isinstance(levels, str) and levels == "auto"):
+        check_whole("levels", levels, 1, _MOST_LEVELS, instead='"auto"')
+    check_number("smoothing", smoothing, most=_MOST_SMOOTHING, of="voxels")
 
 
 class DaskregWarning(UserWarning):

@@ -8,6 +8,7 @@ that no door is left open: the same typed error from `open`, `register`, `align_
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,59 @@ ESTIMATES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
 def test_estimates(estimate: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         estimate()
+
+
+NAN, INF = float("nan"), float("inf")
+WHOLE: list[Any] = [-1, -5, 2.5, "x", None, True, NAN]
+NUMBERS: list[Any] = [-1, NAN, INF, "x", None, True]
+SOLVERS: dict[str, tuple[Callable[..., Any], dict[str, list[Any]]]] = {
+    "register": (
+        lambda **options: dr.register(IMAGE, IMAGE, **options),
+        {
+            "max_iterations": WHOLE,
+            "tolerance": NUMBERS,
+            "smoothing": [*NUMBERS, 1e9],
+            "levels": [*WHOLE, 0, 2000],
+        },
+    ),
+    "register bspline": (
+        lambda **options: dr.register(IMAGE, IMAGE, model="bspline", **options),
+        {"max_iterations": [2.5], "tolerance": [NAN], "smoothing": [-1], "levels": [0]},
+    ),
+    "register_many": (
+        lambda **options: dr.register_many([IMAGE], [IMAGE], **options),
+        {"max_iterations": WHOLE, "tolerance": NUMBERS, "smoothing": NUMBERS},
+    ),
+    "align_stack": (
+        lambda **options: dr.align_stack(VALUES, **options),
+        {"max_iterations": WHOLE, "tolerance": NUMBERS, "smooth": [*NUMBERS, 1], "neighbors": [*WHOLE, 0, 17]},
+    ),
+    "icp": (lambda **options: dr.icp(POINTS, POINTS, **options), {"max_iterations": WHOLE, "seed": WHOLE}),
+}
+
+
+@pytest.mark.parametrize(
+    ("solve", "name", "bad"),
+    [
+        pytest.param(solve, name, bad, id=f"{what} {name}={bad!r}")
+        for what, (solve, options) in SOLVERS.items()
+        for name, values in options.items()
+        for bad in values
+    ],
+)
+def test_numbers_of_solvers(solve: Callable[..., Any], name: str, bad: Any) -> None:
+    """Refused before anything is estimated, by what the option is called, was, and takes."""
+    with pytest.raises(OptionError) as raised:
+        solve(**{name: bad})
+    assert re.fullmatch(
+        rf"{name}={re.escape(repr(bad))}: use .*number .*(\d or more|from \d+ to \d+)", str(raised.value)
+    )
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    one, tenth = np.int64(1), np.float32(0.1)
+    dr.register(spots(), spots(x=1), levels=one, max_iterations=one, tolerance=tenth, smoothing=tenth)
+    dr.align_stack(np.stack([spots()] * 4), neighbors=one, max_iterations=one, tolerance=tenth)
 
 
 def test_nan_is_masked_in_estimates_and_lowers_the_overlap(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,15 @@ from daskreg.clouds.inputs import as_points
 from daskreg.clouds.multiresolution import CloudPyramid, build_pyramid, refine_coarse_to_fine
 from daskreg.clouds.observability import Observability, chance_rmse, observability
 from daskreg.clouds.surface_consistency import ConsistencyLimits, SurfaceConsistency, surface_consistency
-from daskreg.errors import DegenerateImageError, InvalidTransformError, OptionError, ShapeMismatchError, check_flags
+from daskreg.errors import (
+    DegenerateImageError,
+    InvalidTransformError,
+    OptionError,
+    ShapeMismatchError,
+    check_flags,
+    check_solver,
+    check_whole,
+)
 from daskreg.geometry import Affine, as_affine
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.recipe import remembers
@@ -95,7 +103,9 @@ def icp(
     fixed, moving = as_points(target, "target"), as_points(source, "source")
     if fixed.shape[1] != moving.shape[1]:
         raise ShapeMismatchError(f"the target is {fixed.shape[1]}D and the source {moving.shape[1]}D")
-    _check_options(method, init, max_distance, trim, max_iterations)
+    _check_options(method, init, max_distance, trim)
+    check_solver(max_iterations=max_iterations)
+    check_whole("seed", seed)
     report = progress if callable(progress) else _unheard
     columns = _checked_axes(axes, fixed.shape[1])
     with _typed_errors():
@@ -180,9 +190,7 @@ def nearest_rigid(matrix: Floats, options: IcpOptions) -> Floats:
     return nearest
 
 
-def _check_options(
-    method: str, init: object, max_distance: float | None, trim: float | None, max_iterations: int
-) -> None:
+def _check_options(method: str, init: object, max_distance: float | None, trim: float | None) -> None:
     if method not in METHODS:
         raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
     if isinstance(init, str) and init not in INITS:
@@ -191,8 +199,6 @@ def _check_options(
         raise OptionError(f"max_distance must be above zero, not {max_distance!r}")
     if trim is not None and (not isinstance(trim, Real) or not 0 <= trim < 1):
         raise OptionError(f"trim is the share of points without a counterpart, 0 to below 1, not {trim!r}")
-    if max_iterations < 0:
-        raise OptionError(f"max_iterations must not be negative, not {max_iterations}")
 
 
 @dataclass(frozen=True, eq=False)

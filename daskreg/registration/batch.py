@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from daskreg.errors import OptionError, ShapeMismatchError
+from daskreg.errors import OptionError, ShapeMismatchError, check_solver
 from daskreg.geometry import shared_unit
 from daskreg.registration.fit import PairFit, pair_fit
 from daskreg.registration.images import Image, at_level, masked_fraction, read_alike, read_image, without_bad_voxels
@@ -59,6 +59,7 @@ def register_many(
         `register` alone knows, and what `register` raises.
     """
     check_options(metric, "auto", init)
+    check_solver(smoothing=smoothing, max_iterations=max_iterations, tolerance=tolerance)
     if metric not in METRICS or init not in ("auto", "identity"):
         raise OptionError(
             f"register_many takes metric= {', '.join(METRICS)} and init= auto, identity, "

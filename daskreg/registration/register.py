@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
-from daskreg.errors import check_flags
+from daskreg.errors import check_flags, check_solver
 from daskreg.geometry import Affine
 from daskreg.reporting.recipe import remembers
 from daskreg.runtime import torch_instead
@@ -104,6 +104,7 @@ def register(
         LayoutMismatchError for a checkpoint of other images or options.
     """
     check_flags(check_inverse=check_inverse)
+    check_solver(levels=levels, smoothing=smoothing, max_iterations=max_iterations, tolerance=tolerance)
     by_sums = isinstance(metric, str) and metric in {"auto", "ncc", "mse"} and optimizer in {"auto", "gauss-newton"}
     axes = getattr(fixed, "ndim", 0) - (channel is not None)
     compiles = by_sums and axes in {2, 3} and resolve(device) == "cpu"

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 
 from daskreg.blocks.tasks import client_for
-from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError, check_flags
+from daskreg.errors import DaskregWarning, DegenerateImageError, OptionError, OutputError, check_flags, check_solver
 from daskreg.geometry import SliceAffines
 from daskreg.registration.pose import Pose
 from daskreg.reporting.recipe import remembers
@@ -300,6 +300,7 @@ def _spec_of(
 
     Raises: as `align_stack`.
     """
+    check_solver(max_iterations=max_iterations, tolerance=tolerance)
     source, position = source_along(stack, axis, channel)
     options = PairOptions(Pose.of(model, 2), metric, max_iterations, tolerance, device)
     reach = neighbors if reference == "neighbors" else 1

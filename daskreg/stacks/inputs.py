@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError
+from daskreg.errors import EmptyMaskError, OptionError, ShapeMismatchError, check_number, check_whole
 from daskreg.geometry import as_affine, shared_unit
 from daskreg.registration.problem import check_metric
 from daskreg.runtime.paths import local_path
@@ -117,10 +117,8 @@ def check_options(reference: Any, metric: str, trend: str, smooth: float, neighb
     check_metric(metric)
     if trend not in TRENDS:
         raise OptionError(f"trend={trend!r}: use {' or '.join(TRENDS)}")
-    if not smooth >= 2:
-        raise OptionError(f"smooth={smooth}: a period of at least 2 slices is needed")
-    if isinstance(neighbors, bool) or not (isinstance(neighbors, int) and 1 <= neighbors <= _MOST_NEIGHBORS):
-        raise OptionError(f"neighbors={neighbors!r}: use a number of slices from 1 to {_MOST_NEIGHBORS}")
+    check_number("smooth", smooth, 2, of="slices")
+    check_whole("neighbors", neighbors, 1, _MOST_NEIGHBORS)
 
 
 def check_reference(reference: str | int, spec: StackSpec, previous: Any, checkpoint: Any) -> None:

@@ -232,6 +232,41 @@ def test_nan_is_masked_in_estimates_and_lowers_the_overlap(caplog: pytest.LogCap
     assert 0.9 < fit.overlap < 1
 
 
+def with_holes(image: Any, value: float, share: float, seed: int) -> np.ndarray:
+    """The image in float64, with a value at random places that are a share of it."""
+    holes = np.random.default_rng(seed).random(image.shape) < share
+    return np.where(holes, value, np.asarray(image, np.float64))
+
+
+HOLES: dict[str, Callable[[Any, Any], Any]] = {
+    "register": lambda a, b: dr.register(a, b, model="translation"),
+    "register bspline": lambda a, b: dr.register(a, b, model="bspline"),
+    "register_many": lambda a, b: dr.register_many([a, a], [b, b], model="translation")[1],
+    "align_stack": lambda a, b: dr.align_stack(np.stack([a, b] * 3), model="translation"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*hot, dead or gaps:daskreg.errors.DaskregWarning")
+@pytest.mark.parametrize("estimate", HOLES.values(), ids=HOLES)
+@pytest.mark.parametrize("bad", [INF, -INF, 1e300], ids=["inf", "-inf", "beyond float32"])
+def test_infinity_is_masked_as_nan_is(estimate: Callable[[Any, Any], Any], bad: float) -> None:
+    fixed, moving = spots((60, 64)), spots((60, 64), y=1)
+    fits = [estimate(with_holes(fixed, value, 0.01, 1), with_holes(moving, value, 0.01, 2)) for value in (bad, np.nan)]
+    points = np.zeros((6, 2)) + (30, 30)
+    found, expected = (fit.pull(points, *([range(6)] if isinstance(fit, dr.StackFit) else [])) for fit in fits)
+    assert fits[0].ok == fits[1].ok
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("model", ["translation", "bspline"])
+@pytest.mark.parametrize("share", [0.8, 0.9, 0.95, 0.97, 0.99])
+@pytest.mark.parametrize("bad", [NAN, INF], ids=["NaN", "inf"])
+def test_images_of_next_to_no_voxels_give_a_fit_without_warnings(model: str, share: float, bad: float) -> None:
+    fixed, moving = spots((60, 64)), spots((60, 64), y=1)
+    fit = dr.register(with_holes(fixed, bad, share, 1), with_holes(moving, bad, share, 2), model=model)
+    assert share < 0.95 or not fit.ok
+
+
 def test_nan_points_are_dropped_and_counted() -> None:
     holes = POINTS.copy()
     holes[3] = np.nan

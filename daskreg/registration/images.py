@@ -211,13 +211,19 @@ def at_level(image: Image, offset: float) -> Image:
 def as_float32(
     values: NDArray[Any], offset: float, code: float | None = None, *, copy: bool = True
 ) -> tuple[NDArray[np.float32], int]:
-    """Values less the offset, with NaN where they are the code of a gap, and how many of these there are."""
-    if offset:
-        numbers = np.empty(values.shape, np.float32)
-        # In float64, piece by piece, without an array of these.
-        np.subtract(values, offset, out=numbers, dtype=np.float64, casting="same_kind")
-    else:
-        numbers = values.astype(np.float32, copy=copy)
+    """Values less the offset, with NaN where they are the code of a gap, and how many of these there are.
+
+    Infinity, and what is too large for float32, becomes NaN too: a voxel without a measurement.
+    """
+    with np.errstate(over="ignore"):
+        if offset:
+            numbers = np.empty(values.shape, np.float32)
+            # In float64, piece by piece, without an array of these.
+            np.subtract(values, offset, out=numbers, dtype=np.float64, casting="same_kind")
+        else:
+            numbers = values.astype(np.float32, copy=copy)
+    if values.dtype.kind == "f" and (infinite := np.isinf(numbers)).any():
+        numbers = np.where(infinite, np.float32(np.nan), numbers)
     if code is None:
         return numbers, 0
     gaps = values == code
@@ -317,6 +323,8 @@ def _block_means(
     lazy = da.asarray(data)[used.slices]
     if code is not None:
         lazy = da.where(lazy == code, np.nan, lazy.astype(np.float64))
+    if lazy.dtype.kind == "f":
+        lazy = da.where(da.isinf(lazy), np.nan, lazy)
     lazy = (lazy.astype(np.float64) - offset if offset else lazy).astype(np.float32)
     mean = da.coarsen(np.mean, lazy, axes)
     cover = None if mask is None else da.coarsen(np.mean, da.asarray(mask)[used.slices].astype(np.float32), axes) > 0.5

@@ -138,7 +138,8 @@ class SliceReader:
     def _tile(self, start: int, stop: int, inside: Box) -> Pixels:
         box = _stacked(inside, self.factors, self.stack, start, stop)
         raw = np.moveaxis(self.source.read(box), self.stack, 0)
-        block = (raw.astype(np.float64) - self._subtracted if self._subtracted else raw).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 counts as masked
+            block = (raw.astype(np.float64) - self._subtracted if self._subtracted else raw).astype(np.float32)
         if self.bad is not None and self.bad.code is not None:
             block[raw == self.bad.code] = np.nan
         if self.mask is not None:

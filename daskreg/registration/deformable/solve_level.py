@@ -113,7 +113,7 @@ def solve_level(
     longest, solution, misfit = np.inf, None, found.misfit
     shape = images.fixed.shape
     normal = np.random.default_rng(0).standard_normal(shape, np.float32) if len(shape) == 3 else None
-    for _ in range(max_iterations):
+    for _ in range(max_iterations if found.total > 1 else 0):  # images without a voxel in common tell nothing
         if known is not None and not known.serves(state.layers):
             known = None
         renewed = known is None

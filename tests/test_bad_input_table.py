@@ -252,7 +252,7 @@ HOLES: dict[str, Callable[[Any, Any], Any]] = {
 def test_infinity_is_masked_as_nan_is(estimate: Callable[[Any, Any], Any], bad: float) -> None:
     fixed, moving = spots((60, 64)), spots((60, 64), y=1)
     fits = [estimate(with_holes(fixed, value, 0.01, 1), with_holes(moving, value, 0.01, 2)) for value in (bad, np.nan)]
-    points = np.zeros((6, 2)) + (30, 30)
+    points = np.full((6, 2), 30.0)
     found, expected = (fit.pull(points, *([range(6)] if isinstance(fit, dr.StackFit) else [])) for fit in fits)
     assert fits[0].ok == fits[1].ok
     np.testing.assert_allclose(found, expected, atol=0.02)

@@ -59,8 +59,8 @@ def register(
 
     Args:
         fixed, moving: DataArrays, NumPy or dask arrays or tensors, 2D or 3D, whose shapes,
-            spacings and origins may differ. NaN counts as masked, as do values that code gaps, and voxels that are
-            hot or a gap in both images at the same place (`fit.bad_voxels`).
+            spacings and origins may differ. NaN and infinity count as masked, as do values that code gaps, and
+            voxels that are hot or a gap in both images at the same place (`fit.bad_voxels`).
         model: "translation", "rigid", "similarity", "affine", or groups out of "rotation",
             "translation", "scale", "shear". Groups that are left out are not estimated and move nothing.
             "bspline": an affine map, and then layers of cubic B-splines that never fold (ncc, lncc, mse, mi); the

@@ -127,7 +127,7 @@ def align_stack(
     work runs in local threads.
 
     Args:
-        stack: DataArray (lazy or not), NumPy or dask array; NaN voxels are masked.
+        stack: DataArray (lazy or not), NumPy or dask array; NaN and infinite voxels are masked.
         model: "translation", "rigid", "similarity", "affine", or groups, as in `register`; "bspline" for a
             displacement field of each slice after a rigid motion, all solved together (docs/stacks.md).
         spacing: of the control points of "bspline", world units, one number or one for each axis of a slice; None: 8

@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
 
 _COMMON_SCALE = "scale"
+_OF_FIELDS = "least_determinant"
+"""A column of the tables of fits with fields alone."""
 _ANGLES, _LENGTHS = ("theta", "rx", "ry", "rz"), ("tx", "ty", "tz", "cycle")
 _HEADER = re.compile(r"(.+?) \((.+)\)")
 
@@ -71,12 +73,19 @@ def poses(rows: Any, shape: Sequence[int], centre: Floats, *, unit: str = "pixel
 
     Returns: the matrices, and the slices whose poses are interpolated.
 
-    Raises: InputError naming the row and the column that cannot be used.
+    Raises: InputError naming the row and the column that cannot be used, and for the table of a fit with fields, which
+        are not in it.
     """
     matrices, known = np.full((*shape,), np.nan), np.zeros(shape[0], bool)
     ndim = shape[-1] - 1
     names = identity_parameters(ndim)
-    for number, row in enumerate(_without_units(row, unit) for row in _rows(rows)):
+    listed = _rows(rows)
+    if any(_OF_FIELDS in row for row in listed):
+        raise InputError(
+            f"the table is of a fit with model='bspline' and does not hold its displacement fields: remove the column "
+            f"{_OF_FIELDS} to use its affine maps alone, or align again with corrected poses as anchors="
+        )
+    for number, row in enumerate(_without_units(row, unit) for row in listed):
         values = {k: v for k, v in row.items() if k in names or k == _COMMON_SCALE}
         index = _index(row, shape[0], number)
         if known[index]:

@@ -14,10 +14,11 @@ from skimage import data
 
 import daskreg as dr
 from daskreg.cli import run
-from daskreg.errors import DaskregWarning, OptionError
+from daskreg.errors import DaskregWarning, InputError, OptionError
 from daskreg.fields import Composite, DisplacementField
 from daskreg.registration.deformable.bending import next_weight
 from daskreg.reporting.stack_section import elastic_verdict, stack_verdict
+from daskreg.stacks.align import from_table
 from daskreg.stacks.elastic import request as elastic
 from daskreg.stacks.elastic.fit import ElasticStackFit, load_fit
 from daskreg.stacks.elastic.robust import robust_weights
@@ -177,6 +178,12 @@ def test_the_fit_is_applied_saved_and_loaded(found, tmp_path) -> None:
     assert [name for name, _ in section.thumbnails] == ["Slices that stand out"], "pairs are not in the file"
     fit.save_table(tmp_path / "slices.csv")
     assert "rejected" in (tmp_path / "slices.csv").read_text()
+    for rows in (tmp_path / "slices.csv", fit.rows()):
+        with pytest.raises(InputError, match="does not hold its displacement fields: remove .* or align again with"):
+            from_table(stack, rows)
+    plain = [{name: value for name, value in row.items() if name != "least_determinant"} for row in fit.rows()]
+    poses = from_table(stack, plain).raw_from_aligned.matrices
+    np.testing.assert_allclose(poses, fit.affine.raw_from_aligned.matrices, atol=1e-9)
 
 
 def test_the_verdict_names_slices_whose_areas_change_much(found) -> None:

@@ -82,7 +82,7 @@ def command(
     images = [opening.open(path, level=level) for path in (fixed, moving)]
     start: Any = daskreg.load(init) if init.endswith(".json") else init
     groups: Any = tuple(model.split(",")) if "," in model else model
-    file = (checkpoint or out.with_name(out.stem + ".blocks.jsonl")) if resolution == "full" else None
+    file = out.with_name(out.stem + ".blocks.jsonl") if checkpoint is None and resolution == "full" else checkpoint
     with (
         shown_progress("registering", quiet=quiet) as progress,
         control_spacing_named(),
@@ -102,6 +102,8 @@ def command(
         )
     opened = {name: opening.to_dict(path, level) for name, path in (("fixed", fixed), ("moving", moving))}
     code = save_outputs(fit, out=out, keep_failed=keep_failed, opened=opened, **outputs)
-    if file is not None:  # also of a fit that failed: its blocks are of no use to other options
+    if (
+        file is not None and resolution == "full"
+    ):  # also of a fit that failed: its blocks are of no use to other options
         file.unlink(missing_ok=True)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ from daskreg.runtime.progress import Progress, at_stage
 from daskreg.runtime.threads import use_threads
 
 Floats = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 # Fewer voxels for each thread are finished before another thread has started.
 VOXELS_PER_THREAD = 2**21
@@ -112,6 +114,9 @@ def register_pair(
                 request = LayersRequest(by_affine, None if chosen else str(metric), init, spacing, options, place)
             fit = request(fixed, moving, masks=masks, channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
+    if checkpoint is not None:
+        why = "the images fit the memory" if resolution == "full" else 'it is for resolution "full"'
+        log.info("the checkpoint %s is not used: %s", os.fspath(checkpoint), why)
     with limit_threads(1), at_stage("reading"):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
         f = read(fixed, what="fixed", mask=fixed_mask)

@@ -86,7 +86,7 @@ def register(
             "mse" or, for "bspline", "lncc" (`fit.resolution` says which it was). "auto": all voxels where they fit,
             else "coarse".
         checkpoint: a file to which finished blocks are appended, with resolution="full" and images that do not fit.
-            The same call resumes from it.
+            The same call resumes from it. Otherwise it is not used, and a log message (INFO) says so.
         client: a distributed Client whose workers read the blocks; None: the current one, where the images are not
             arrays in this process, else local threads; False: local threads.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".

@@ -295,6 +295,17 @@ def test_noise_against_noise_is_not_ok():
         fit.raise_if_failed()
 
 
+@pytest.mark.parametrize(("resolution", "why"), [("auto", 'for resolution "full"'), ("full", "fit the memory")])
+def test_a_checkpoint_that_is_not_used_is_told(easy, tmp_path, caplog, resolution, why):
+    caplog.set_level("INFO", "daskreg")
+    path = tmp_path / "blocks.jsonl"
+    register(*easy[:2], model="rigid", resolution=resolution, checkpoint=path)
+    [said] = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert str(path) in said
+    assert why in said
+    assert not path.exists()
+
+
 def test_volumes_beyond_the_budget_are_read_as_means(easy):
     fixed, _, _, grid = easy
     with pytest.warns(errors.DaskregWarning, match="fixed is read as means of 2 x 2 voxels: in full"):

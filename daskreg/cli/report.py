@@ -21,8 +21,8 @@ from daskreg.cli.options import LocalFile, Opening, OutputFile, open_options, ve
     help="The page (.html); the same facts are written next to it as .report.json.",
 )
 @click.option("--stack", help="Of the fit of a stack: the stack that was aligned, to show it before and after.")
-@click.option("--fixed", help="Of the fit of a pair by an affine map: the fixed image, to show both; with --moving.")
-@click.option("--moving", help="Of the fit of a pair by an affine map: the moving image; with --fixed.")
+@click.option("--fixed", help="Of the fit of a pair: the fixed image, to show both; with --moving.")
+@click.option("--moving", help="Of the fit of a pair: the moving image; with --fixed.")
 @click.option("--before", help="Of an output: a volume of the same shape to compare it with, such as the raw stack.")
 @open_options
 @verbosity
@@ -53,15 +53,15 @@ def command(
     kind = _kind(thing, facts)
     if stack is not None and kind not in ("stack", "elastic-stack"):
         raise click.UsageError(f"--stack is for the fit of a stack, as `daskreg align` saves it, and {thing} is none")
-    if (fixed or moving) is not None and kind != "pair":
+    if (fixed or moving) is not None and kind not in ("pair", "deformable"):
         raise click.UsageError(
-            "--fixed and --moving are for the fit of a pair by an affine map, as `daskreg register` saves it, and "
-            f"{thing} is none"
+            f"--fixed and --moving are for the fit of a pair, as `daskreg register` saves it, and {thing} is none"
         )
     if (fixed is None) != (moving is None):
         raise click.UsageError("--fixed and --moving belong together: give both images")
     if before is not None and kind != "output":
-        also = {"stack": ": give the stack as --stack", "pair": ": give the images as --fixed and --moving"}
+        images = ": give the images as --fixed and --moving"
+        also = {"stack": ": give the stack as --stack", "pair": images, "deformable": images}
         raise click.UsageError(
             f"--before is for an output, as `daskreg warp` writes it, and {thing} is none{also.get(kind, '')}"
         )
@@ -125,6 +125,8 @@ def _of_fit(path: Path, facts: dict[str, Any], out: Path, volumes: dict[str, Any
         except InvalidTransformError:  # of an earlier version: its facts can still be listed
             pass
         else:
+            if volumes and isinstance(fit, daskreg.DeformableFit):
+                return _with_images(fit, out, made, **volumes)
             return Path(fit.report(out, command=made, **volumes))
     transform, title = daskreg.load(path), f"daskreg: {path.name}"
     if isinstance(transform, FieldTransform):
@@ -134,6 +136,35 @@ def _of_fit(path: Path, facts: dict[str, Any], out: Path, volumes: dict[str, Any
     shown = {name: value for name, value in facts.items() if name not in ("schema", "version", "transform", "tables")}
     words = {"transform": transform.describe() if isinstance(transform, daskreg.Affine) else repr(transform)}
     return report({**words, **shown}, out, title=title)
+
+
+def _with_images(fit: Any, out: Path, command: str, *, fixed: Any, moving: Any) -> Path:
+    """A page about a fit with fields, and planes of its images as they are and after the moving one is warped."""
+    import daskreg
+    from daskreg.reporting.page import report
+    from daskreg.reporting.pair_section import deformable_section
+    from daskreg.reporting.planes import warped_planes
+
+    still, other = _one_image(fixed, "fixed"), _one_image(moving, "moving")
+    grid, pull = daskreg.grid(still), fit.moving_from_fixed
+    before, after = (
+        daskreg.warp(other, pull=one, like=still, fill=float("nan"), edge="clamp", dtype="float32", allow_empty=True)
+        for one in (daskreg.Affine.identity(grid.ndim), pull)
+    )
+    section = deformable_section(fit, warped_planes(still, before, after, grid), before="before")
+    return report(fit, out, title=f"daskreg: {fit.title}", sections=[section], command=command)
+
+
+def _one_image(volume: Any, what: str) -> Any:
+    """The one channel and time of a volume, without axes of length one.
+
+    Raises: ChannelError where there are several.
+    """
+    from daskreg.volumes import volume_of
+
+    found = volume_of(volume, colour_ndim=3)
+    array = found.array.isel(found.only_entries(None, owner=what))
+    return array.isel({dim: 0 for dim, size in array.sizes.items() if size == 1})
 
 
 def _kinds() -> dict[str, Any]:

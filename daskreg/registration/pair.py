@@ -114,9 +114,7 @@ def register_pair(
                 request = LayersRequest(by_affine, None if chosen else str(metric), init, spacing, options, place)
             fit = request(fixed, moving, masks=masks, channel=channel)
             return replace(fit, seconds=time.perf_counter() - began)
-    if checkpoint is not None:
-        why = "the images fit the memory" if resolution == "full" else 'it is for resolution "full"'
-        log.info("the checkpoint %s is not used: %s", os.fspath(checkpoint), why)
+    _tell_unused(checkpoint, resolution)
     with limit_threads(1), at_stage("reading"):
         read = partial(read_image, channel=channel, device=options.device, without_gaps=True)
         f = read(fixed, what="fixed", mask=fixed_mask)
@@ -140,6 +138,13 @@ def register_pair(
         start = init if isinstance(init, str) else start_of(init, f.grid.ndim, unit)
         fit = _both_ways(pair, f, m, start, report) if check_inverse else pair(f, m, start, report)
         return replace(fit, seconds=time.perf_counter() - began)
+
+
+def _tell_unused(checkpoint: str | os.PathLike[str] | None, resolution: str) -> None:
+    """Say in the log that nothing is kept in a file that was asked for."""
+    if checkpoint is not None:
+        why = "the images fit the memory" if resolution == "full" else 'it is for resolution "full"'
+        log.info("the checkpoint %s is not used: %s", os.fspath(checkpoint), why)
 
 
 def _both_ways(

@@ -23,6 +23,9 @@ from daskreg.reporting.words import (
     symbol,
 )
 
+_NO_FIELDS_IMAGES = "For pictures of the images: daskreg report FIT.json -o PAGE.html --fixed FIXED --moving MOVING."
+_AFFINE = "by the affine map alone"
+_JACOBIAN = ("least", "1 %", "median", "99 %", "greatest")
 _NO_IMAGES = "For pictures of the images, pass them: fit.report(path, fixed=fixed, moving=moving)."
 
 
@@ -51,24 +54,25 @@ def pair_section(fit: Any, images: tuple[Any, Any] | None = None, grids: tuple[A
     )
 
 
-def deformable_section(fit: Any, planes: Sequence[PairPlane] = ()) -> Section:
+def deformable_section(fit: Any, planes: Sequence[PairPlane] = (), *, before: str = _AFFINE) -> Section:
     """Of a DeformableFit.
 
     Args:
         planes: the images before the layers of B-splines and after; without them there are no pictures of images.
+        before: what the moving image before is called.
     """
     comparisons: tuple[views.Comparison, ...] = ()
     if planes:
-        comparisons = (views.overlays(planes), views.swiped(planes))
+        comparisons = (views.overlays(planes, before), views.swiped(planes))
         if fit.metric != "mi":  # brightness of other modalities is not comparable
-            comparisons += (views.differences(planes),)
+            comparisons += (views.differences(planes, before),)
     pictures, missing = plotted(fit, "The displacements that follow the affine map")
     unit = symbol(fit.moving_from_fixed.unit)
-    least, greatest = fit.jacobian[0], fit.jacobian[-1]
+    factors = ", ".join(f"{name} {number(value)}" for name, value in zip(_JACOBIAN, fit.jacobian, strict=True))
     spacing = " × ".join(number(h) for h in fit.spacing)
     numbers = [
         *score_rows(fit),
-        ("Areas or volumes change by factors of", f"{number(least)} to {number(greatest)}"),
+        ("Areas or volumes change by factors of", factors),
         ("Left out, as the images contradict each other there", percent(fit.rejected) if fit.rejected else ""),
         (
             "Contradicting, and not left out",
@@ -90,7 +94,7 @@ def deformable_section(fit: Any, planes: Sequence[PairPlane] = ()) -> Section:
             ("Metric", fit.metric),
         ),
         calls=without_empty([("Python", getattr(fit, "recipe", ""))]),
-        missing=missing or ("" if planes else "The fit does not hold its images, so there are no pictures of them."),
+        missing=missing or ("" if planes else _NO_FIELDS_IMAGES),
     )
 
 
@@ -128,8 +132,13 @@ def pair_numbers(fit: Any) -> Pairs:
 def score_rows(fit: Any) -> Pairs:
     """How well the images agree, and over how much of them."""
     before, after = fit.score
-    both = f"{agreement(before)} before, {agreement(after)} after"
+    both = f"{agreement(before)} {_before(fit)}, {agreement(after)} after"
     return ((f"Agreement: {METRIC_NAMES.get(fit.metric, fit.metric)}", both), ("Overlap", percent(fit.overlap)))
+
+
+def _before(fit: Any) -> str:
+    """What the score before is of, in words."""
+    return _AFFINE if fit.kind == "deformable" else "before"
 
 
 def images_left_out(fit: Any) -> Pairs:
@@ -158,7 +167,7 @@ def _settings(fit: Any) -> Pairs:
 def _score(fit: Any) -> str:
     before, after = fit.score
     if fit.metric == "ncc":
-        return f"the images correlate by {agreement(after)} (before: {agreement(before)})"
+        return f"the images correlate by {agreement(after)} ({_before(fit)}: {agreement(before)})"
     return f"the {METRIC_NAMES.get(fit.metric, fit.metric)} went from {number(before)} to {number(after)}"
 
 

@@ -151,6 +151,15 @@ def pair_planes(fixed: Any, moving: Any, pull: Floats, fixed_grid: Grid, moving_
     return planes
 
 
+def warped_planes(fixed: Any, before: Any, after: Any, grid: Grid) -> list[PairPlane]:
+    """The planes of volumes on one grid, NumPy or lazy, which are read only there."""
+    steps = steps_of(grid.shape)
+    return [
+        PairPlane(place, *(cut(volume, place, steps) for volume in (fixed, before, after)))
+        for place in places(grid, steps, indices_with_content(fixed, steps))
+    ]
+
+
 def _sampled(image: Singles, matrix: Floats, shape: Sequence[int], place: Place, steps: Sequence[int]) -> Singles:
     """An image in memory where an index matrix maps the pixels of a plane; NaN outside."""
     ndim, axis = len(shape), place.axis

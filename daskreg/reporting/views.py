@@ -69,7 +69,8 @@ def view(place: Place, images: Sequence[NDArray[Any]], alt: str) -> View:
     true = height / width
     shown = min(max(true, FLATTEST), TALLEST)
     factor = shown / true
-    note = "" if abs(factor - 1) < 0.01 else f"{place.rows} drawn {_times(factor)}"
+    times = _times(factor)
+    note = times and f"{place.rows} drawn {times}"
     bar = scale_bar(width, place.unit)
     arrow = "↑" if place.upward else "↓"
     return View(
@@ -100,20 +101,24 @@ def in_greys(
     return Comparison(caption, names, tuple(views))
 
 
-def overlays(pairs: Sequence[PairPlane]) -> Comparison:
-    """Fixed and moving overlaid, before and after."""
+def overlays(pairs: Sequence[PairPlane], before: str = "before") -> Comparison:
+    """Fixed and moving overlaid, before and after.
+
+    Args:
+        before: what the moving image before is called.
+    """
     views = []
     for pair in pairs:
         alt = (
-            f"Plane {pair.place.name}: fixed in green and moving in magenta, before and after the registration. "
-            f"{_agreement(pair)}"
+            f"Plane {pair.place.name}: fixed in green and moving in magenta, {before} and after the registration. "
+            f"{_agreement(pair, before)}"
         )
         views.append(view(pair.place, [composites.overlay(pair.fixed, i) for i in (pair.before, pair.after)], alt))
     caption = (
         "Fixed in green, moving in magenta: what agrees is grey. Where only one image has data, it is dim, and nothing "
         "can be compared."
     )
-    return Comparison(caption, ("before", "after"), tuple(views))
+    return Comparison(caption, (before, "after"), tuple(views))
 
 
 def overlay_views(place: Place, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]], caption: str) -> Comparison:
@@ -133,23 +138,27 @@ def swiped(pairs: Sequence[PairPlane]) -> Comparison:
     return Comparison(caption, ("fixed", "registered"), tuple(views))
 
 
-def differences(pairs: Sequence[PairPlane]) -> Comparison:
-    """What is left of one image when the other is subtracted, before and after."""
+def differences(pairs: Sequence[PairPlane], before: str = "before") -> Comparison:
+    """What is left of one image when the other is subtracted, before and after.
+
+    Args:
+        before: what the moving image before is called.
+    """
     views = []
     for pair in pairs:
         images = [composites.difference(pair.fixed, i) for i in (pair.before, pair.after)]
-        alt = f"Plane {pair.place.name}: the difference of the images, before and after."
+        alt = f"Plane {pair.place.name}: the difference of the images, {before} and after."
         views.append(view(pair.place, images, alt))
     caption = (
         "Moving minus fixed, each in its own contrast: orange where moving is brighter, blue where it is darker, white "
         f"where they agree; full colour is {composites.FULL_DIFFERENCE:.0%} of the contrast."
     )
-    return Comparison(caption, ("before", "after"), tuple(views))
+    return Comparison(caption, (before, "after"), tuple(views))
 
 
-def _agreement(pair: PairPlane) -> str:
+def _agreement(pair: PairPlane, before: str) -> str:
     values = [_correlation(pair.fixed, image) for image in (pair.before, pair.after)]
-    return f"In this plane they correlate by {values[0]} before and by {values[1]} after."
+    return f"In this plane they correlate by {values[0]} {before} and by {values[1]} after."
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> str:
@@ -160,7 +169,9 @@ def _correlation(a: NDArray[Any], b: NDArray[Any]) -> str:
 
 
 def _times(factor: float) -> str:
-    return f"{factor:.2g} times as high" if factor > 1 else f"{1 / factor:.2g} times as flat"
+    """By how much something is drawn higher than it is, in words; nothing where that rounds to once."""
+    times = f"{max(factor, 1 / factor):.2g}"
+    return "" if times == "1" else f"{times} times as {'high' if factor > 1 else 'flat'}"
 
 
 @dataclass(frozen=True)

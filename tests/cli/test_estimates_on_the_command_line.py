@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -292,6 +293,39 @@ def test_align_with_anchors_and_more_slices(here: Path) -> None:
     more = ["align", "seven.tif", "--model", "translation", "-q", "--out", "seven.json", "--previous", "five.json"]
     assert run(more) == 0
     assert np.allclose(np.diff(dr.load("seven.json").matrices[:, 1, 2]), 1, atol=0.02)
+
+
+def test_the_page_of_a_fit_with_fields_says_what_before_is(here: Path) -> None:
+    """Its own page compares with the affine map; a page of its file and the images with these as they are."""
+    scene, (y, x) = texture(5, 128), np.mgrid[:128, :128].astype(float)
+    nodes = dr.Grid((128, 128))
+    field = dr.DisplacementField(np.stack([3 * np.sin(x / 20), 2 * np.cos(y / 18) + 4]), nodes)
+    tifffile.imwrite("fixed.tif", scene)
+    tifffile.imwrite("moving.tif", dr.warp(scene, push=field, edge="clamp").astype("u2"))
+    images = ["fixed.tif", "moving.tif"]
+    command = ["register", *images, "--model", "bspline", "--out", "fit.json", "--report", "page.html"]
+    assert run([*command, "--keep-failed"]) in {0, 1}
+    given = ["--fixed", images[0], "--moving", images[1]]
+    assert run(["report", "fit.json", "--out", "fit.html", *given]) == 0
+    assert run(["report", "fit.json", "--out", "bare.html"]) == 0
+    own, raw, bare = ((here / name).read_text() for name in ("page.html", "fit.html", "bare.html"))
+    assert own.count("<image") == raw.count("<image") == 6
+    assert "by the affine map alone on its right" in own
+    assert "before on its right" in raw
+    agreements = [
+        [float(v) for v in re.findall(r"correlate by (\S+) .*? and by (\S+) after", p)[0]] for p in (own, raw)
+    ]
+    (affine, after), (before, again) = agreements
+    assert before < affine < after
+    assert again == pytest.approx(after, abs=0.01)
+    assert "daskreg report FIT.json -o PAGE.html --fixed FIXED --moving MOVING" in bare
+    for page in (own, raw, bare):
+        assert re.search(r"by the affine map alone, \S+ after", page)
+        row = re.search(r"change by factors of</th><td>(.*?)</td>", page)
+        names, values = zip(*(part.rsplit(" ", 1) for part in row[1].split(", ")), strict=True) if row else ((), ())
+        assert names == ("least", "1 %", "median", "99 %", "greatest")
+        jacobian = dr.DeformableFit.load("fit.json").jacobian
+        assert [float(v) for v in values] == pytest.approx(jacobian, rel=1e-3)
 
 
 def test_report_shows_each_kind_of_fit_as_the_fit_itself_does(here: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -107,6 +108,14 @@ def test_planes_keep_names_spacing_and_the_way_up() -> None:
     assert shown.height / shown.width == pytest.approx(views.TALLEST)
     assert "z drawn" in shown.note
     assert side.drawn(volume[:, 2])[0].all(), "the last slice is drawn at the top"
+
+
+def test_a_view_that_is_drawn_as_it_is_has_no_note() -> None:
+    for times, note in ((1.0, ""), (1.04, ""), (1 / 1.04, ""), (2.0, "2 times as flat"), (0.5, "2 times as high")):
+        side = replace(places(Grid((100, 100)))[0], spacing=(views.TALLEST * times, 1.0))
+        side = side if times >= 1 else replace(side, spacing=(views.FLATTEST * times, 1.0))
+        shown = views.view(side, [np.zeros((100, 100, 3), np.float32)], "")
+        assert shown.note == (note and f"y drawn {note}"), times
 
 
 def test_of_blank_planes_another_one_is_shown() -> None:

@@ -149,6 +149,12 @@ ESTIMATES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "mask",
     ),
     "all NaN": (lambda: dr.register(np.full((40, 44), np.nan), spots()), InputError, "no finite voxel"),
+    "all NaN stack": (lambda: dr.align_stack(np.full(SHAPE, np.nan)), DegenerateImageError, "holds no finite voxel"),
+    "control points": (
+        lambda: dr.register(IMAGE, IMAGE, model="bspline", spacing=-3),
+        OptionError,
+        "spacing=-3: .*positive, one number or one for each of 2 axes",
+    ),
     "masked stack": (lambda: dr.align_stack(VALUES, mask=np.zeros(SHAPE[1:], bool)), EmptyMaskError, "mask"),
     "other ndim": (lambda: dr.register(IMAGE, VALUES), ShapeMismatchError, "2D|ndim|dimension"),
     "mixed units": (

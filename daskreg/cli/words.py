@@ -69,6 +69,7 @@ def as_options(message: str, command: click.Command | None) -> str:
             return option
         return f"{option} {value}" if " " not in value else f"{option} '{value}'"
 
+    message = re.sub(r"daskreg\.open\(\w+, ([^()]*)\)", r"\1", message)
     message = re.sub(r", or choose one with \.isel\([^)]*\)", "", message)
     value = r"'[^']*'|\"[^\"]*\"|\([\w., -]+\)|[\w.-]+"
     return re.sub(rf"(?<![\w.-])(?P<name>{known})=(?P<value>{value})?", spelled, message)

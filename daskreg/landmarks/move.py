@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from daskreg.errors import InvalidTransformError, OptionError, ShapeMismatchError, check_flags
-from daskreg.geometry import Grid, SliceAffines, Transform, as_transform, default_axes
+from daskreg.geometry import Grid, as_transform, default_axes
 
 Floats = NDArray[np.float64]
 
@@ -57,9 +57,9 @@ def move_points(
     return (like or source).index(moved) if pixels and source is not None else moved
 
 
-def _moved(transform: Transform, where: Floats, source: Grid | None) -> Floats:
+def _moved(transform: Any, where: Floats, source: Grid | None) -> Floats:
     ndim = where.shape[1]
-    if isinstance(transform, SliceAffines):
+    if transform.array_ndim > transform.ndim:  # maps of slices, affine or fields
         axis = _axis(transform, ndim)
         inside = [k for k in range(ndim) if k != axis]
         number = _slice_of(where[:, axis], axis, source)
@@ -78,15 +78,15 @@ def _moved(transform: Transform, where: Floats, source: Grid | None) -> Floats:
     raise InvalidTransformError(f"a {transform.ndim}D transform does not apply to {ndim}D points")
 
 
-def _axis(transform: SliceAffines, ndim: int) -> int:
+def _axis(transform: Any, ndim: int) -> int:
     """The column along which the slices run."""
     names = default_axes(ndim)
     axis = names.index(transform.axis) if transform.axis in names else transform.axis
-    if transform.ndim != ndim - 1 or isinstance(axis, str) or axis >= ndim:
+    if transform.ndim != ndim - 1 or isinstance(axis, str) or not -ndim <= axis < ndim:
         raise InvalidTransformError(
             f"maps of {transform.ndim}D slices along {transform.axis!r} do not apply to {ndim}D points"
         )
-    return int(axis)
+    return int(axis) % ndim
 
 
 def _slice_of(values: Floats, axis: int, source: Grid | None) -> NDArray[np.intp]:

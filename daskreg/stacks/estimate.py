@@ -150,7 +150,7 @@ class StackRequest:
             estimate = estimate_to_image(spec, self.reference, execution)
         if estimate.blank.all():
             masked = spec.mask is not None
-            what = "masked, or constant where it is not masked" if masked else "constant"
+            what = "masked, or constant where it is not masked" if masked else "constant, or holds no finite voxel"
             raise (EmptyMaskError if masked else DegenerateImageError)(f"every slice is {what}")
         fit = make_fit(spec, estimate, reference=self.reference, trend=self.trend, smooth=self.smooth)
         return (fit if len(self.anchors) > 1 else _with_slow_change(fit, spec, estimate)), spec

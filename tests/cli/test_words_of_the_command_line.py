@@ -187,14 +187,26 @@ def test_commands_in_groups_have_their_own_words(here: Path, capsys: pytest.Capt
         assert expected in error, (words, error)
 
 
+def test_units_that_differ_are_told_in_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.random.default_rng(2).random((40, 50)).astype(np.float32)
+    dr.write(dr.open(image, spacing=0.5, unit="um"), "a.zarr", progress=False)
+    tifffile.imwrite("b.tif", image)
+    assert run(["register", "a.zarr", "b.tif", "-o", "f.json", "-q"]) == 2
+    error = capsys.readouterr().err
+    assert "give the spacing of both, as in --spacing 0.5, --unit micrometer, or of none" in error
+    assert "(" not in error
+
+
 def test_the_spacing_of_control_points_is_named_as_it_is_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tifffile.imwrite("a.tif", np.random.default_rng(2).random((40, 50)).astype(np.float32))
-    for value in ("-3", "1,2,3", "0"):
+    for value in ("-3", "1,2,3", "0", "nan", "20,-3"):
         words = ["register", "a.tif", "a.tif", "-o", "f.json", "--model", "bspline", f"--control-spacing={value}", "-q"]
         assert run(words) == 2
         error = capsys.readouterr().err
         assert "--control-spacing" in error, error
         assert " spacing" not in error.replace("--control-spacing", ""), error
+        assert f"--control-spacing {value}" in error.replace(".0", "").replace("'", ""), error
+        assert "distances of control points are positive, one number or one for each of 2 axes" in error
     assert run(["register", "a.tif", "a.tif", "-o", "f.json", "--spacing", "-2", "-q"]) == 2
     assert "--control-spacing" not in capsys.readouterr().err
 

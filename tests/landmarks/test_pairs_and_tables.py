@@ -182,14 +182,20 @@ def bend_of(grid: dr.Grid) -> dr.DisplacementField:
 
 
 @pytest.mark.parametrize("way", ["pull", "push"])
-@pytest.mark.parametrize("kind", ["solid", "flat", "slices", "field"])
+@pytest.mark.parametrize("kind", ["solid", "flat", "slices", "field", "fields of slices"])
 def test_a_moved_point_lies_on_the_moved_spot(way: str, kind: str) -> None:
     volume = volume_with_spot()
     flat = dr.Affine.from_parameters(theta=0.2, tx=1.5, ty=-2, centre=(16, 22), unit="um")
+    slices = dr.SliceAffines(np.stack([flat.matrix] * 5 + [np.linalg.inv(flat.matrix)] * 10), unit="um")
+    vectors = np.zeros((2, 8, 10))
+    vectors[1] = 2 * np.sin(np.arange(8) / 3)[:, None]
+    nodes = dr.Grid((8, 10), 9.0, np.subtract(dr.grid(volume).origin[1:], 12), unit="um")
+    bent = dr.SliceDisplacements(np.stack([vectors] * 5 + [-vectors] * 10), nodes)
     transform: Any = {
         "solid": TURN,
         "flat": flat,
-        "slices": dr.SliceAffines(np.stack([flat.matrix] * 5 + [np.linalg.inv(flat.matrix)] * 10), unit="um"),
+        "slices": slices,
+        "fields of slices": slices @ bent,
         "field": bend_of(dr.grid(volume)) @ TURN,
     }[kind]
     warped = dr.warp(volume, **{way: transform})
@@ -223,6 +229,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     dr.Affine.from_parameters(rz=0.3, tx=5, ty=-2, tz=1).save("t.json")
     return tmp_path
+
+
+def test_points_through_the_fields_of_slices_on_the_command_line(here: Path) -> None:
+    """Without --source, z is the number of the slice."""
+    vectors = np.stack([np.full((2, 3, 3), k) for k in range(4)]).astype(float)
+    dr.SliceDisplacements(vectors, dr.Grid((3, 3), 20.0)).save("fields.zarr")
+    Path("in.csv").write_text("x,y,z\n10,12,2\n10,12,3\n")
+    assert run(["transform", "points", "fields.zarr", "in.csv", "out.csv", "--push"]) == 0
+    np.testing.assert_allclose(read_table("out.csv").points, [[2, 14, 12], [3, 15, 13]], atol=1e-6)
+    Path("in.csv").write_text("x,y,z\n10,12,7\n")
+    assert run(["transform", "points", "fields.zarr", "in.csv", "out.csv", "--push"]) == 2
 
 
 def test_csv_on_the_command_line(here: Path) -> None:

@@ -359,7 +359,7 @@ def test_bad_options(small: pytest.MonkeyPatch) -> None:
         dr.register(*some, resolution="full", fixed_mask=np.ones((3, 4), bool))
     with pytest.raises(errors.EmptyMaskError):
         dr.register(*some, resolution="full", moving_mask=np.zeros(grid.shape, bool))
-    with pytest.raises(errors.EmptyMaskError):
+    with pytest.raises(errors.EmptyMaskError, match="moving_mask leaves no"):
         dr.register(*some, resolution="full", moving_mask=da.zeros(grid.shape, chunks=50))
     with pytest.raises(errors.DegenerateImageError, match="constant"):
         dr.register(some[0], lazy(np.full(grid.shape, 7, np.uint16), grid, (99, 99)), resolution="full")

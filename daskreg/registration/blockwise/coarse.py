@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from daskreg.errors import EmptyMaskError
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage
 from daskreg.registration.blockwise.pair import divided, tiles
@@ -92,6 +93,8 @@ def coarse_image(image: LazyImage, work: Work, *, what: str, voxels: int, most_b
 
     name = f"means-{what}-{factors}"
     work.each(name, block_means, tasks, take=take, label=label, store=_stored, restore=_restored)
+    if image.mask is not None and not np.isfinite(values).any():
+        raise EmptyMaskError(f"{what}_mask leaves no finite voxel, or less than half of every block that is read")
     check_content(torch.from_numpy(values), None, what, image.offset)
     return Image(torch.from_numpy(values), coarse.grid, None, (), factors, image.offset)
 

@@ -277,9 +277,11 @@ def control_spacing(spacing: float | Sequence[float] | None, fixed: Grid, moving
     values, two = np.asarray(spacing), 2 * np.asarray(fixed.spacing)
     if values.dtype.kind in "iuf" and values.ndim == 0 and values > 0:
         values = np.maximum(values, two)
-    if values.dtype.kind not in "iuf" or values.shape != (fixed.ndim,) or not np.all(np.isfinite(values)):
+    positive = values.dtype.kind in "iuf" and bool(np.all(np.isfinite(values) & (values > 0)))
+    if not positive or values.shape != (fixed.ndim,):
         raise OptionError(
-            f"spacing= of the control points must be a number or one for each of {fixed.ndim} axes, not {spacing!r}"
+            f"spacing={spacing!r}: distances of control points are positive, one number or one for each of "
+            f"{fixed.ndim} axes"
         )
     if np.any(values < two):
         raise OptionError(

@@ -446,7 +446,7 @@ def test_one_distance_is_at_least_two_voxels_of_each_axis() -> None:
     with pytest.raises(OptionError, match="at least two voxels"):
         control_spacing((8.0, 8.0, 8.0), grid, grid)
     for bad in ("8", "auto", -1, (3.0,), float("nan")):
-        with pytest.raises(OptionError, match="control points must be a number"):
+        with pytest.raises(OptionError, match="positive, one number or one for each"):
             control_spacing(bad, grid, grid)  # type: ignore[arg-type]
 
 

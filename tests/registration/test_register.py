@@ -317,6 +317,17 @@ def test_volumes_beyond_the_budget_are_read_as_means(easy):
         read_image(da.from_array(fixed, chunks=-1), what="fixed", budget=1000)
 
 
+def test_infinity_leaves_means_of_blocks_out_as_nan_does(easy):
+    infinite, unknown = np.array(easy[0]), np.array(easy[0])
+    infinite[20:24, 30:34:2], infinite[20:24, 31:34:2], unknown[20:24, 30:34] = np.inf, -np.inf, np.nan
+    with pytest.warns(errors.DaskregWarning, match="means"):
+        found, expected = (
+            read_image(da.from_array(v, chunks=40), what="fixed", budget=2000).values for v in (infinite, unknown)
+        )
+    assert torch.isnan(expected).any()
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 def test_a_fit_says_that_an_image_did_not_fit_the_memory(easy, monkeypatch):
     fixed, moving, truth, grid = easy
     fit = register(fixed, moving, model="rigid")

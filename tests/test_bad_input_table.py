@@ -184,8 +184,8 @@ SOLVERS: dict[str, tuple[Callable[..., Any], dict[str, list[Any]]]] = {
         {
             "max_iterations": WHOLE,
             "tolerance": NUMBERS,
-            "smoothing": [*NUMBERS, 1e9],
-            "levels": [*WHOLE, 0, 2000],
+            "smoothing": [*NUMBERS, 1001],
+            "levels": [*WHOLE, 0, 33],
         },
     ),
     "register bspline": (

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from daskreg.sources.storage.bounded_codecs import bounded
 from daskreg.sources.storage.counters import count_events
 from daskreg.sources.storage.direct_chunks import direct_chunks
 from daskreg.sources.storage.object_bytes import ObjectBytes
-from daskreg.sources.storage.object_tags import tags_of
+from daskreg.sources.storage.object_tags import MOST_LISTED, may_list, tags_of
 from daskreg.sources.storage.redact import is_url, redact
 from daskreg.sources.storage.stores import open_store
 
 Array = zarr.Array[Any]
 
 MOST_TAGS = 4096
-"""Objects of a box whose ETags are asked for."""
+"""Objects of a box whose ETags are asked for one by one."""
 
 
 class ZarrReader(Reader):
@@ -99,16 +100,19 @@ class ZarrReader(Reader):
     def state(self, handle: Array, index: ArrayIndex, source: Source) -> str:
         """A hash of the times of change and sizes of the chunk (or shard) files behind `handle[index]`, and the newest
         time in seconds, "hash@time"; in an object store of their ETags, times and sizes. "" for zip files, for web
-        servers, and for many objects, which would take a request each.
+        servers, and for many objects, which would take a request each, or, where they are listed (`listed_tags`), more
+        than a thousand requests.
 
         Times are compared in microseconds, which all common file systems and protocols keep.
         """
         if (objects := objects_at(source.path)) is not None:
-            return _state_of_objects(objects, [key for key, _ in _chunk_files(handle, index)])
+            most = MOST_LISTED if may_list() else MOST_TAGS
+            keys = list(islice(_chunk_keys(handle, index), most + 1))
+            return "" if len(keys) > most else _state_of_objects(objects, keys)
         if INSIDE in source.path or is_url(source.path):
             return ""
         newest, digest = 0, hashlib.sha256()
-        for key, _ in _chunk_files(handle, index):
+        for key in _chunk_keys(handle, index):
             try:
                 found = os.stat(os.path.join(source.path, key))
             except OSError:
@@ -120,8 +124,6 @@ class ZarrReader(Reader):
 
 
 def _state_of_objects(objects: ObjectBytes, keys: list[str]) -> str:
-    if len(keys) > MOST_TAGS:
-        return ""
     tags = tags_of(objects, keys)
     listed = "\n".join(f"{key} {tag or 'missing'}" for key, tag in zip(keys, tags, strict=True))
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
@@ -151,6 +153,14 @@ def _chunk_files(handle: Array, index: ArrayIndex) -> Iterator[tuple[str, Box]]:
         corner = tuple(a + i * c for a, i, c in zip(first.start, number, unit, strict=True))
         key = handle.metadata.encode_chunk_key(tuple(a // c for a, c in zip(corner, unit, strict=True)))
         yield key, Box(corner, tuple(a + c for a, c in zip(corner, unit, strict=True))) & box
+
+
+def _chunk_keys(handle: Array, index: ArrayIndex) -> Iterator[str]:
+    """The keys of the chunk (or shard) files behind `handle[index]`."""
+    unit = handle.shards or handle.chunks
+    whole = box_of(index).align(unit)
+    sides = [range(a // c, b // c) for a, b, c in zip(whole.start, whole.stop, unit, strict=True)]
+    return map(handle.metadata.encode_chunk_key, product(*sides))
 
 
 def _unreadable(handle: Array, index: ArrayIndex, source: Source, error: Exception) -> str:

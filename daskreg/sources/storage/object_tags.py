@@ -18,6 +18,9 @@ from daskreg.sources.storage.object_bytes import ObjectBytes
 MOST_ASKED = 1000
 """Objects below one URL that are asked for one by one, where they may be listed."""
 
+MOST_LISTED = 1 << 20
+"""Objects of a box, at most, whose texts are taken from a list: a thousand requests, and 300 MB."""
+
 AHEAD = 16
 """Requests that are under way at one time."""
 
@@ -39,6 +42,11 @@ def listed_tags() -> Iterator[None]:
         yield
     finally:
         _known.reset(token)
+
+
+def may_list() -> bool:
+    """Whether `tags_of` lists objects where many are needed."""
+    return _known.get() is not None
 
 
 def tags_of(objects: ObjectBytes, keys: Sequence[str]) -> list[str | None]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.base import tokenize
+from dask.base import is_dask_collection, tokenize
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from daskreg.blocks.disk_errors import disk_errors
+from daskreg.blocks.source_state import identity
 from daskreg.cluster.client import chosen_client
 from daskreg.errors import NoWorkersError, RunCancelledError, RunInterruptedError, SchedulerLostError
 from daskreg.registration.blockwise.checkpoint import Checkpoint
@@ -143,6 +144,10 @@ class RowPlace:
 
 
 def key_of(projections: Any, others: tuple[Any, ...], asked: tuple[Any, ...]) -> str:
-    """A hash of the projections, of what else is read, and of the options."""
-    parts = (volume_of(projections).source.fingerprint(), tokenize(*others), asked)
+    """A hash of the projections and of what else is read, as they are stored now, and of the options.
+
+    Raises: SourceLostError.
+    """
+    lazy = [identity(volume_of(other).source) for other in others if is_dask_collection(other)]
+    parts = (identity(volume_of(projections).source), tokenize(*others), *lazy, asked)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

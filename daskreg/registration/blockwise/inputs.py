@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from daskreg.blocks.source_state import identity
 from daskreg.errors import DaskregWarning, DegenerateImageError, EmptyMaskError, ShapeMismatchError
 from daskreg.geometry import Box
 from daskreg.registration.blockwise.image import LazyImage
@@ -74,7 +75,11 @@ def _mask_source(mask: Any, source: Source, what: str) -> Source | None:
 
 
 def key_of(fixed: LazyImage, moving: LazyImage, options: tuple[Any, ...]) -> str:
-    """A hash of what an estimate depends on: the identity of the voxels and the masks, and the options."""
-    sources = [image.source.fingerprint() for image in (fixed, moving)]
-    masks = [None if image.mask is None else image.mask.fingerprint() for image in (fixed, moving)]
+    """A hash of what an estimate depends on: the identity of the voxels and the masks, as they are stored now, and the
+    options.
+
+    Raises: SourceLostError.
+    """
+    sources = [identity(image.source) for image in (fixed, moving)]
+    masks = [None if image.mask is None else identity(image.mask) for image in (fixed, moving)]
     return hashlib.sha256(repr((sources, masks, options)).encode()).hexdigest()[:32]

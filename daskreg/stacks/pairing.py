@@ -17,7 +17,7 @@ from daskreg.stacks.checkpoint import Checkpoint
 from daskreg.stacks.execution import Execution
 from daskreg.stacks.pair_table import PairTable, SliceFeatures, whole_correlation
 from daskreg.stacks.pose_solve import pairs_to_search
-from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, spans
+from daskreg.stacks.spans import PairTask, SpanResult, StackSpec, fit_edges, fit_span, local_threads, runs, spans
 from daskreg.stacks.verdict.mirrored import far_worse, without_mirrored
 from daskreg.stacks.verdict.smallest_motion import noise_margin
 
@@ -54,9 +54,9 @@ def fit_pairs_of(
     missing = np.ones(stack.count, bool)
     results: list[SpanResult] = []
     for part in finished:
-        if missing[part.start : part.stop].all():
-            missing[part.start : part.stop] = False
-            results.append(part)
+        for start, stop in runs(missing[part.start : part.stop]):
+            results.append(part.part(part.start + start, part.start + stop))
+        missing[part.start : part.stop] = False
     total = stack.count
     execution.report(int(total - missing.sum()), total)
 

@@ -162,6 +162,19 @@ class SpanResult:
     features: SliceFeatures
     before: NDArray[np.uint64]
 
+    def part(self, start: int, stop: int) -> SpanResult:
+        """The results of some of the slices."""
+        moving = self.pairs.edges[:, 1]
+        some = slice(start - self.start, stop - self.start)
+        features = SliceFeatures(*(getattr(self.features, f.name)[some] for f in fields(self.features)))
+        before = np.concatenate([self.before, self.features.digest[: some.start]])
+        return SpanResult(start, stop, self.pairs.take((moving >= start) & (moving < stop)), features, before)
+
+    def first_read(self, number: int, reach: int) -> int:
+        """The first of the slices, at the latest, on which the results of a slice depend."""
+        fixed = self.pairs.edges[self.pairs.edges[:, 1] == number, 0]
+        return int(fixed.min()) if len(fixed) >= reach else first_read(number, reach)
+
 
 @dataclass(frozen=True)
 class PairTask:
@@ -185,13 +198,18 @@ def spans(stack: StackSpec, missing: Bools, threads: int) -> list[Span]:
     most = _most(stack)
     chunk = stack.source.chunks[stack.position]
     found = []
-    for start, stop in _runs(missing):
+    for start, stop in runs(missing):
         length = max(1, min(most, -(-(stop - start) // threads)))
         length = length // chunk * chunk if 1 < chunk <= length else length
         count = -(-(stop - start) // length)
         ends = [start + min(k * length, stop - start) for k in range(count + 1)]
-        found += [Span(stack.restricted(max(0, a - _BACK - stack.reach), b), a, b) for a, b in pairwise(ends)]
+        found += [Span(stack.restricted(first_read(a, stack.reach), b), a, b) for a, b in pairwise(ends)]
     return found
+
+
+def first_read(start: int, reach: int) -> int:
+    """The first slice that is read for a span, at the earliest: as many before it are blank."""
+    return max(0, start - _BACK - reach)
 
 
 def _most(stack: StackSpec) -> int:
@@ -214,7 +232,7 @@ def tried_seconds(stack: StackSpec) -> float | None:
     that are not blank there are no pairs."""
     tried = middle(stack.count, min(TRIED, _most(stack)))
     start = tried.start
-    span = Span(stack.restricted(max(0, start - _BACK - stack.reach), tried.stop), start, tried.stop)
+    span = Span(stack.restricted(first_read(start, stack.reach), tried.stop), start, tried.stop)
     found, seconds = timed(lambda: fit_span(span), before=lambda: fit_span(replace(span, stop=start + 1)))
     seen = np.count_nonzero(~found.features.blank)
     return seconds / seen * stack.count if len(found.pairs) else None
@@ -346,7 +364,7 @@ def _slices_of(source: Source, stack: StackSpec, start: int, stop: int) -> Box:
     return Box(tuple(lower), tuple(upper))
 
 
-def _runs(wanted: Bools) -> Sequence[tuple[int, int]]:
+def runs(wanted: Bools) -> Sequence[tuple[int, int]]:
     """Starts and stops of the runs of true entries."""
     edge = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     return list(zip(edge[::2].tolist(), edge[1::2].tolist(), strict=True))

@@ -365,3 +365,79 @@ def test_bad_options(small: pytest.MonkeyPatch) -> None:
         dr.register(some[0], lazy(np.full(grid.shape, 7, np.uint16), grid, (99, 99)), resolution="full")
     with pytest.raises(errors.UnitError):
         dr.register(some[0], lazy(seen(grid), Grid(grid.shape, unit="um"), (99, 99)), resolution="full")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A pair as OME-Zarr, and another moving image for it."""
+    grid = Grid((301, 287))
+    motions = None, motion_of(2), Affine.translation(x=1.5, y=4)
+    paths = tmp_path / "F.ome.zarr", tmp_path / "M.ome.zarr", tmp_path / "other.ome.zarr"
+    for seed, (path, motion) in enumerate(zip(paths, motions, strict=True), 1):
+        values = to_dataarray(seen(grid, motion, seed=seed), grid)
+        dr.write(values, path, chunks=(70, 66), levels=1, progress=False)
+    return paths
+
+
+def write_again(path: Path, other: Path, where: tuple[slice, ...] = (slice(None),)) -> None:
+    """The voxels of another image in the array of one, whose metadata stay as they are."""
+    array, values = zarr.open_array(str(path / "0"), mode="r+"), zarr.open_array(str(other / "0"), mode="r")
+    before = (path / "0" / "zarr.json").stat().st_mtime_ns
+    array[where] = values[where]
+    assert (path / "0" / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_is_not_of_voxels_that_were_written_again(
+    small: pytest.MonkeyPatch, stored: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    limit(small, block=30_000)
+    fixed, moving, other = stored
+    file = tmp_path / "ck.jsonl"
+
+    def call(**options: Any) -> PairFit:
+        return dr.register(*map(dr.open, (fixed, moving)), resolution="full", checkpoint=file, client=False, **options)
+
+    before = call()
+    assert (before.ok, before.resolution) == (True, "full")
+    lines = file.read_bytes()
+    assert np.array_equal(call().moving_from_fixed.matrix, before.moving_from_fixed.matrix)  # opened again
+    assert file.read_bytes() == lines
+    write_again(moving, other)
+    for _ in range(2):
+        with pytest.raises(errors.LayoutMismatchError, match=r"ck\.jsonl is of other images.* remove it or name another"):
+            call()
+    assert file.read_bytes() == lines
+    file.unlink()
+    after = call()
+    assert after.ok
+    assert apart(after.moving_from_fixed, before.moving_from_fixed, dr.grid(dr.open(fixed))) > 1
+
+
+def test_an_interrupted_run_does_not_go_on_with_a_corner_that_was_written_again(
+    small: pytest.MonkeyPatch, stored: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    limit(small, block=30_000)
+    fixed, moving, other = stored
+
+    def until(done: int, total: int) -> None:
+        if done >= total // 2:
+            raise Killed
+
+    def arrays(kind: str) -> tuple[list[Any], dict[str, Any]]:
+        some: list[Any] = [dr.open(fixed), dr.open(moving)]
+        if kind == "graph":  # read through a dask graph, by its chunks
+            some[1] = some[1] + 1
+        return some, {"fixed_mask": dr.open(fixed) if kind == "mask" else None}
+
+    for kind in ("source", "graph", "mask"):
+        file = tmp_path / f"{kind}.jsonl"
+        some, options = arrays(kind)
+        with pytest.raises(Killed):
+            dr.register(*some, resolution="full", checkpoint=file, client=False, progress=until, **options)
+    corner = (slice(0, 40), slice(0, 40))
+    write_again(moving, other, corner)
+    for kind in ("source", "graph", "mask"):
+        file = tmp_path / f"{kind}.jsonl"
+        some, options = arrays(kind)
+        with pytest.raises(errors.LayoutMismatchError, match=f"{kind}.jsonl is of other images"):
+            dr.register(*some, resolution="full", checkpoint=file, client=False, **options)

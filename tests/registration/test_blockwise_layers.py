@@ -322,6 +322,23 @@ def test_a_run_on_workers_that_is_killed_is_continued_and_finds_what_threads_fin
             dr.register(*some, **{**options, **other}, client=False, checkpoint=file)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_not_of_voxels_that_were_written_again(small: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    both = pair_of(SHAPE)
+    some, file = stored(tmp_path, both, ((40, 50), (61, 47))), tmp_path / "fit.jsonl"
+    options: dict[str, Any] = {"model": "bspline", "spacing": SPACING, "resolution": "full", "checkpoint": file}
+    assert dr.register(*some, **options, client=False).ok
+    lines = file.read_bytes()
+    again = [dr.open(tmp_path / f"{k}.zarr") for k in range(2)]
+    assert dr.register(*again, **options, client=False).ok
+    assert file.read_bytes() == lines
+    zarr.open_array(str(tmp_path / "1.zarr"), mode="r+")[:60, :40] = both[0][:60, :40]
+    for images_now in (some, [dr.open(tmp_path / f"{k}.zarr") for k in range(2)]):
+        with pytest.raises(errors.LayoutMismatchError, match=r"fit\.jsonl is of other images"):
+            dr.register(*images_now, **options, client=False)
+    assert file.read_bytes() == lines
+
+
 def _counted(items: Any, asked: list[int]) -> Any:
     for item in items:
         asked.append(item.number)

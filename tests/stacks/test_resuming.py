@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import dask.array as da
 import numpy as np
 import pytest
 import scipy.ndimage
 import xarray as xr
+import zarr
 from oracles import pull, random_walk, residuals
 
 import daskreg as dr
@@ -118,6 +120,97 @@ def test_a_checkpoint_of_another_stack_or_model_is_refused(stack, tmp_path):
         dr.align_stack(stack, checkpoint=path)
     with pytest.raises(OptionError, match="checkpoint="):
         dr.align_stack(stack, checkpoint=path, reference="first")
+
+
+def slices_of(fitted):
+    return sorted({i for a, b in fitted for i in range(a, b)})
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_pairs_of_slices_that_were_written_again_are_redone(stack, counted, tmp_path, depth):
+    """And of no others; chunks of several slices change together."""
+    path, other = tmp_path / "st.ome.zarr", stack.copy()
+    dr.write(to_dataarray(stack, Grid(stack.shape)), path, chunks=(depth, 40, 88), levels=1, progress=False)
+    options = {"model": "rigid", "checkpoint": tmp_path / "pairs.jsonl", "client": False}
+    before = dr.align_stack(dr.open(path), **options)
+    counted.clear()
+    again = dr.align_stack(dr.open(path), **options)
+    assert counted == []
+    assert np.array_equal(matrices(again), matrices(before))
+    for number, redone in ((6, {1: [6, 7, 8], 4: [4, 5, 6, 7, 8, 9]}), (12, {1: [12, 13], 4: [12, 13]})):
+        other[number] = scipy.ndimage.shift(other[number], (2, -3), order=1, mode="nearest")
+        zarr.open_array(str(path / "0"), mode="r+")[number, :40] = other[number, :40]  # a row of its chunks
+        zarr.open_array(str(path / "0"), mode="r+")[number, 40:] = other[number, 40:]
+        counted.clear()
+        fit = dr.align_stack(dr.open(path), **options)
+        assert slices_of(counted) == redone[depth]
+        fresh = dr.align_stack(other, model="rigid", client=False)
+        assert np.allclose(matrices(fit), matrices(fresh), atol=1e-6)
+        assert not np.allclose(matrices(fit), matrices(before), atol=0.1)
+        counted.clear()
+        assert np.array_equal(matrices(dr.align_stack(dr.open(path), **options)), matrices(fit))
+        assert counted == []
+
+
+def test_an_interrupted_estimate_goes_on_with_the_slices_as_they_are_now(stack, stored, counted, tmp_path):
+    path, other = tmp_path / "st.zarr", stack.copy()
+    shutil.copytree(stored, path)
+    options = {"checkpoint": tmp_path / "pairs.jsonl", "client": False}
+
+    def stop(done, total):
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        dr.align_stack(dr.open(path), progress=stop, **options)
+    other[1, :, :30] = 0
+    zarr.open_array(str(path / "0"), mode="r+")[1, :, :30] = 0
+    fit = dr.align_stack(dr.open(path), **options)
+    assert np.allclose(matrices(fit), matrices(dr.align_stack(other, client=False)), atol=1e-6)
+
+
+def test_fields_follow_slices_that_were_written_again(stack, counted, tmp_path):
+    path = tmp_path / "st.zarr"
+    zarr.create_array(str(path), data=stack, chunks=(1, 72, 88))
+    options = {"model": "bspline", "checkpoint": tmp_path / "pairs.jsonl", "client": False}
+    before = dr.align_stack(dr.open(path), **options)
+    zarr.open_array(str(path), mode="r+")[6] = scipy.ndimage.shift(stack[6], (2, -3), order=1, mode="nearest")
+    counted.clear()
+    fit = dr.align_stack(dr.open(path), **options)
+    assert slices_of(counted) == [6, 7, 8]
+    moved = matrices(fit.affine)[6, :, -1] - matrices(before.affine)[6, :, -1]
+    assert np.abs(moved).max() > 1
+
+
+def test_a_checkpoint_of_slices_or_a_mask_behind_a_graph_is_of_their_chunks(stack, tmp_path):
+    path, mask = tmp_path / "st.zarr", tmp_path / "mask.zarr"
+    zarr.create_array(str(path), data=stack, chunks=(1, 72, 88))
+    zarr.create_array(str(mask), data=np.ones(stack.shape, "u1"), chunks=(1, 72, 88))
+    file = tmp_path / "pairs.jsonl"
+
+    def graph():
+        dr.align_stack(dr.open(path) * 2, checkpoint=file, client=False)
+
+    def masked():
+        dr.align_stack(stack, mask=dr.open(mask), checkpoint=tmp_path / "masked.jsonl", client=False)
+
+    for call, changed in ((graph, path), (masked, mask)):
+        call()
+        call()
+        zarr.open_array(str(changed), mode="r+")[6, :40] = 0
+        with pytest.raises(LayoutMismatchError, match=r"\.jsonl holds pairs of another stack"):
+            call()
+
+
+def test_lines_of_earlier_versions_do_not_say_of_which_chunks_they_are(stored, counted, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    expected = dr.align_stack(dr.open(stored), checkpoint=path, client=False)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in e.items() if k != "chunks"}) + "\n" for e in lines))
+    counted.clear()
+    fit = dr.align_stack(dr.open(stored), checkpoint=path, client=False)
+    assert slices_of(counted) == list(range(N))
+    assert np.array_equal(matrices(fit), matrices(expected))
 
 
 def test_a_growing_stack_is_continued(stack, drift, counted, tmp_path):

@@ -58,6 +58,13 @@ def stored_sources(source: Source) -> set[StoredSource]:
     return {item for item in _searched(source) if isinstance(item, StoredSource)}
 
 
+def opened_arrays(source: Source) -> Iterator[str]:
+    """The folders of the Zarr arrays that a dask graph reads without `daskreg.open`, as dask and xarray open them."""
+    for item in _searched(source):
+        if isinstance(item, zarr.Array) and (place := _location(item)) is not None:
+            yield os.path.join(place, item.path) if item.path else place
+
+
 def _url(path: str) -> str | None:
     """The URL of a Zarr store, up to the last name that says so; None for what is in no object store."""
     objects = objects_at(path)

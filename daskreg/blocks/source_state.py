@@ -7,9 +7,15 @@ written again in place. The states of the chunks (`Source.state`) do not, nor th
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 
-from daskreg.blocks.input_files import stored_sources
+from daskreg.blocks.input_files import opened_arrays, stored_sources
+from daskreg.errors import DaskregError
 from daskreg.geometry import Box
+from daskreg.sources.describe import describe
+from daskreg.sources.description import OpenOptions
 from daskreg.sources.source import Source
 from daskreg.sources.storage.object_tags import listed_tags
 from daskreg.sources.storage.redact import redact
@@ -28,7 +34,8 @@ def identity(source: Source, *, chunks: bool = True) -> str:
     Raises: SourceLostError.
     """
     with listed_tags():
-        states = sorted(state for one in stored_sources(source) if (state := _state(one, chunks=chunks)))
+        behind = {*stored_sources(source), *_opened_by_others(source)}
+        states = sorted(state for one in behind if (state := _state(one, chunks=chunks)))
     own = source.fingerprint()
     return hashlib.sha256(repr((own, states)).encode()).hexdigest()[:32] if states else own
 
@@ -49,6 +56,15 @@ def states_along(source: Source, axis: int) -> tuple[str, ...]:
                 return ()
             found.append(hashlib.sha256(state.encode()).hexdigest()[:16])
     return tuple(found)
+
+
+def _opened_by_others(source: Source) -> Iterator[StoredSource]:
+    """The sources of Zarr arrays in folders that dask and xarray opened."""
+    for path in set(opened_arrays(source)) if source.is_graph else ():
+        with warnings.catch_warnings(action="ignore"), suppress(DaskregError, OSError):
+            found = describe(path, OpenOptions()).source
+            if isinstance(found, StoredSource):
+                yield found
 
 
 def _state(source: StoredSource, *, chunks: bool) -> str:

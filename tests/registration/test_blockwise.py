@@ -404,7 +404,7 @@ def test_a_checkpoint_is_not_of_voxels_that_were_written_again(
     assert file.read_bytes() == lines
     write_again(moving, other)
     for _ in range(2):
-        with pytest.raises(errors.LayoutMismatchError, match=r"ck\.jsonl is of other images.* remove it or name another"):
+        with pytest.raises(errors.LayoutMismatchError, match=r"ck\.jsonl .* written again since: remove it or name"):
             call()
     assert file.read_bytes() == lines
     file.unlink()

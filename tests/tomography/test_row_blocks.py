@@ -9,9 +9,11 @@ from contextlib import nullcontext
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from distributed import Client
 from ellipsoids import Ellipsoids
 
+import daskreg
 from daskreg.errors import InputError, LayoutMismatchError, NoWorkersError, OptionError, StorageFullError
 from daskreg.tomography import TiltFit, TiltStatus, align_projections, row_blocks
 from daskreg.tomography.descent import Evaluation, Step, descend
@@ -95,6 +97,33 @@ def test_a_checkpoint_is_of_one_axis(tmp_path):
             align_projections(projections, angles, axis="y", axis_angle=axis_angle, **options)
     with pytest.raises(LayoutMismatchError, match="other"):
         align_projections(projections, angles, axis="x", axis_angle=0.0, **options)
+
+
+def test_a_checkpoint_is_not_of_projections_that_were_written_again(tmp_path):
+    """Nor of others that flats or a mask were read from."""
+    shape = (9, 64, 64)
+    values = {
+        "projections": np.random.default_rng(0).uniform(0.2, 0.8, shape).astype(np.float32),
+        "flats": np.ones((2, *shape[1:]), np.float32),
+        "mask": np.ones(shape, np.uint8),
+    }
+    for name, array in values.items():
+        zarr.create_array(str(tmp_path / name), data=array, chunks=(2, 64, 64) if name == "flats" else (3, 64, 64))
+    options = {"memory": "6.2 MiB", "level": 0, "axis_angle": 0.0, "progress": _interrupt}
+
+    def call(file):
+        given = {name: daskreg.open(tmp_path / name) for name in values}
+        angles = np.linspace(0, np.pi, 9, endpoint=False)
+        align_projections(given.pop("projections"), angles, checkpoint=tmp_path / f"{file}.jsonl", **given, **options)
+
+    for name in values:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                call(name)
+    for name, array in values.items():
+        zarr.open_array(str(tmp_path / name), mode="r+")[:1] = array[:1]
+        with pytest.raises(LayoutMismatchError, match=rf"{name}\.jsonl is of other images"):
+            call(name)
 
 
 def test_rows_half_written_are_written_again(tmp_path):

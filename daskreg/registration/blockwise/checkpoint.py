@@ -43,7 +43,7 @@ class Checkpoint:
             version=VERSION,
             key=key,
             foreign="a checkpoint of daskreg's register",
-            other="is of other images, or of another estimate of them",
+            other="is of other images, or of another estimate of them, or their voxels were written again since",
         )
         if self._file.path.is_dir() or not self._file.path.parent.is_dir():
             raise OptionError(f"checkpoint {shown(path)} has to be a file in a folder that exists")

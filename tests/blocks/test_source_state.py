@@ -58,6 +58,7 @@ def test_only_what_is_read_counts(path: Path) -> None:
     assert identity(one) != there
 
 
+@pytest.mark.slow
 def test_what_lies_behind_a_graph_counts(path: Path) -> None:
     opened = dr.open(path, channel=1)
     shifted = dr.warp(opened, pull=dr.Affine.translation(x=2))

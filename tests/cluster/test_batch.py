@@ -155,9 +155,11 @@ def test_a_queue_is_read(system: BatchSystem, printed: str, pending: dict[str, s
 
 @pytest.mark.slow
 def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -> None:
+    # As if the machine were switched off: the watcher, which would remove the folder, ends first.
     code = (
         "import os, sys; from daskreg.cluster.run_folder import run_folder\n"
-        "print(run_folder(sys.argv[1]).path); sys.stdout.flush(); os.kill(os.getpid(), 9)"
+        "folder = run_folder(sys.argv[1]); folder.watcher.kill(); folder.watcher.wait()\n"
+        "print(folder.path); sys.stdout.flush(); os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     left = Path(killed.stdout.strip())

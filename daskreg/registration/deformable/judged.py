@@ -129,6 +129,7 @@ def status(
     improved: bool,
     overlap: float,
     extremes: tuple[float, float],
+    ambiguous: bool = False,
     unrelated: bool = False,
     left: bool = False,
     drawn: bool = False,
@@ -138,11 +139,13 @@ def status(
 
     Args:
         extremes: least and greatest determinant of the derivative, whose sign changes at a fold; a mirror image has a
-            negative one everywhere. unrelated: whether the aligned images have nothing in common in much of their
-            overlap. left: whether small windows of them say that some motion is left. drawn: see `drawn_by_detector`.
-            slides: see `slides`; called
-            where nothing else is wrong, or steps did not end, for which free motions may be the reason; None: not to
-            ask.
+            negative one everywhere.
+        ambiguous: whether layers began from a pose that has rivals, which they would follow as well.
+        unrelated: whether the aligned images have nothing in common in much of their overlap.
+        left: whether small windows of them say that some motion is left.
+        drawn: see `drawn_by_detector`.
+        slides: see `motion_along_structures.slides`; called where nothing else is wrong, or steps did not end, for
+            which free motions may be the reason; None: not to ask.
     """
     found = status_of(verdict, converged=converged, improved=improved, overlap=overlap)
     least, greatest = extremes
@@ -150,6 +153,8 @@ def status(
     if found not in (FitStatus.CONVERGED, FitStatus.MAX_ITERATIONS):
         return found
     if found is FitStatus.CONVERGED:
+        if ambiguous:
+            return FitStatus.AMBIGUOUS
         if unrelated:
             return FitStatus.INCONSISTENT
         if not one_to_one:

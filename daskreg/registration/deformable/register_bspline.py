@@ -27,6 +27,7 @@ from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import PyramidLevel, pyramid, standardised
 from daskreg.registration.verdict.judge import Verdict
+from daskreg.registration.verdicts import FitStatus
 from daskreg.reporting import planes
 from daskreg.reporting.fit import Fit
 from daskreg.reporting.planes import PairPlane
@@ -197,6 +198,7 @@ def fit_of(
             improved=_cost(after, metric) <= _cost(before, metric) * (1 + _RISE) + _ROUNDING,
             overlap=found.overlap,
             extremes=(jacobian[0], jacobian[-1]),
+            ambiguous=isinstance(start, Fit) and start.status is FitStatus.AMBIGUOUS,
             unrelated=found.unrelated,
             left=found.shifts.left or unconfirmed,
             drawn=found.drawn,

@@ -154,6 +154,15 @@ def test_aligned_images_with_noise_need_not_be_improved(seed: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_lattice_is_ambiguous_with_a_field_too() -> None:
+    rng, at = np.random.default_rng(0), np.indices(SHAPE)
+    lattice = np.cos(2 * np.pi * at[0] / 17) * np.cos(2 * np.pi * at[1] / 17)
+    u = smooth_field(SHAPE, 2.0, 40)
+    fixed, moving = (one + 0.05 * rng.normal(size=SHAPE) for one in (deformed(lattice, u), lattice))
+    assert dr.register(fixed, moving, model="bspline").status is FitStatus.AMBIGUOUS
+
+
+@pytest.mark.slow
 def test_a_fit_does_not_hold_the_images() -> None:
     rng = np.random.default_rng(0)
     volume = ndimage.gaussian_filter(rng.normal(size=(70, 72, 74)), 2)

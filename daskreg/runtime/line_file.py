@@ -58,13 +58,9 @@ class LineFile:
             file.seek(place)
             return _parsed(file.readline()) or {}
 
-    def append(self, entry: Mapping[str, Any]) -> int:
-        """Add an object, after the first line where the file is new. It is on the disk when this returns.
-
-        Returns: where its line begins.
-        """
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an object, after the first line where the file is new. It is on the disk when this returns."""
         line = json.dumps(entry).encode() + b"\n"
-        length = len(line)
         with self.path.open("a+b") as file:
             if file.seek(0, os.SEEK_END) == 0:
                 line = json.dumps(self._head).encode() + b"\n" + line
@@ -75,7 +71,6 @@ class LineFile:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-            return file.tell() - length
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -88,26 +88,3 @@ def test_results_of_a_checkpoint_are_passed_on_in_their_place(tmp_path: Path) ->
     assert sorted(asked) == [0, 2, 3, 6, 7]
     assert [(one.number, one.values[0]) for one in found] == [(k, float(k**2)) for k in range(8)]
     assert steps == [(k, 8) for k in range(3, 9)]
-
-
-def test_results_that_wait_for_a_slow_block_are_in_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(work, "cores", lambda: 2)
-    last_ended, alive, most = threading.Event(), list[Any](), list[int]()
-
-    def function(task: Task) -> Found:
-        if task.number == 0:
-            assert last_ended.wait(10)
-        found = squared(task)
-        alive.append(weakref.ref(found))
-        most.append(sum(one() is not None for one in alive))
-        if task.number == 11:
-            last_ended.set()
-        return found
-
-    taken: list[tuple[int, float]] = []
-    one = Work(None, Checkpoint(tmp_path / "blocks.jsonl", "key"))
-    run(one, function, lambda found: taken.append((found.number, found.values[0])), 12)
-    assert taken == [(k, float(k**2)) for k in range(12)]
-    assert max(most) <= 4

@@ -70,5 +70,4 @@ class Checkpoint:
         buffer = io.BytesIO()
         named: Any = dict(arrays)
         np.savez(buffer, **named)
-        data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        self._places[name, block] = self._file.append({"pass": name, "block": block, "data": data})
+        self._file.append({"pass": name, "block": block, "data": base64.b64encode(buffer.getvalue()).decode("ascii")})

@@ -92,7 +92,7 @@ class Work:
         """Do all tasks but those in the checkpoint, and pass their results on in the order of the tasks.
 
         So sums have the same bits however many tasks run at once, and only results that wait for one before them are
-        in memory; in the checkpoint, if there is one.
+        in memory.
 
         Args:
             name: of the pass in the checkpoint: it must say all that the results depend on.
@@ -121,10 +121,7 @@ class Work:
         def on_done(result: R) -> None:
             if self.checkpoint is not None:
                 self.checkpoint.append(name, result.number, store(result))
-            if self.checkpoint is None or result.number == waiting[0].number:
-                early[result.number] = result
-            else:
-                finished.add(result.number)
+            early[result.number] = result
             pass_on()
             self._advance(1)
 

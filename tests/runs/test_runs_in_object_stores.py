@@ -146,7 +146,8 @@ def test_parts_in_several_processes_equal_one_run(s3: Any, source: Path, expecte
 
     def one(number: int) -> None:
         script = [sys.executable, "-c", PART, str(source), out, str(number), str(of)]
-        subprocess.run(script, env=dict(os.environ), check=True, timeout=200, capture_output=True)
+        ended = subprocess.run(script, env=dict(os.environ), check=False, timeout=200, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
 
     with ThreadPoolExecutor(of) as pool:
         list(pool.map(one, range(1, of + 1)))

@@ -34,6 +34,7 @@ from deformable_scenes import (
     rotation_matrix,
     scattered_beads,
     shifted,
+    shrinking,
     smooth_noise,
     soft_step,
     texture,
@@ -242,12 +243,7 @@ def growth(rng: Random) -> Pair:
     def scene(points: Floats) -> Floats:
         return soft_step(9 - nearest(tree, points)[0], 0.7) * (1 + strength * content(points))
 
-    def motion(points: Floats) -> Floats:
-        moved = points + smooth(points)
-        _, indices = nearest(tree, moved)
-        own = np.moveaxis(centres[indices], -1, 0)
-        return np.asarray(own + (moved - own) / factors[indices] - points)
-
+    motion = shrinking(tree, factors, smooth)
     points = grid(SHAPE)
     return pair_of(scene, motion, rng, 0.05, where=nearest(tree, points + motion(points))[0] < 10)
 

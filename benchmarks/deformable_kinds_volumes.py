@@ -27,6 +27,7 @@ from deformable_scenes import (
     rotation_matrix,
     scattered_beads,
     shifted,
+    shrinking,
     smooth_noise,
     soft_step,
     then_jump,
@@ -193,12 +194,7 @@ def shells3(rng: Random) -> Pair:
     def scene(points: Floats) -> Floats:
         return np.exp(-(((nearest(tree, points)[0] - 6) / 1.2) ** 2))
 
-    def motion(points: Floats) -> Floats:
-        moved = points + smooth(points)
-        _, indices = nearest(tree, moved)
-        own = np.moveaxis(centres[indices], -1, 0)
-        return np.asarray(own + (moved - own) / factors[indices] - points)
-
+    motion = shrinking(tree, factors, smooth)
     points = grid(SHAPE)
     near = nearest(tree, points + motion(points))[0] < 8
     return pair_of(scene, motion, rng, 0.1, shape=SHAPE, where=near)

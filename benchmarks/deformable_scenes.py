@@ -174,6 +174,18 @@ def nearest(tree: cKDTree, points: Floats) -> tuple[Floats, NDArray[np.intp]]:
     return distances.reshape(points.shape[1:]), indices.reshape(points.shape[1:])
 
 
+def shrinking(tree: cKDTree, factors: Floats, smooth: Motion) -> Motion:
+    """A smooth motion of cells that each shrink by their own factor about their own middle, the points of a tree."""
+
+    def motion(points: Floats) -> Floats:
+        moved = points + smooth(points)
+        _, indices = nearest(tree, moved)
+        own = np.moveaxis(tree.data[indices], -1, 0)
+        return np.asarray(own + (moved - own) / factors[indices] - points)
+
+    return motion
+
+
 def scattered(shape: tuple[int, ...], rng: Random, count: int, pad: float) -> Floats:
     """(N, ndim) random points: `count` in the frame, and as dense within `pad` around it."""
     count = int(count / np.prod(shape) * np.prod([n + 2 * pad for n in shape]))

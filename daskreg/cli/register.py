@@ -102,8 +102,7 @@ def command(
         )
     opened = {name: opening.to_dict(path, level) for name, path in (("fixed", fixed), ("moving", moving))}
     code = save_outputs(fit, out=out, keep_failed=keep_failed, opened=opened, **outputs)
-    if (
-        file is not None and resolution == "full"
-    ):  # also of a fit that failed: its blocks are of no use to other options
+    if file is not None and resolution == "full":
+        # Also of a fit that failed: its blocks are of no use to other options.
         file.unlink(missing_ok=True)
     return code

@@ -110,7 +110,7 @@ def test_steps_of_another_layer_are_those_of_its_own_coefficients(monkeypatch) -
 def test_others_do_not_follow_coefficients_that_stay_at_their_limits() -> None:
     layers = start(16.0)
     outer = np.ones(layers.current.shape, bool)
-    outer[layers.inner] = False
+    outer[layers.control.inner] = False
     layers = layers.at(np.where(outer, layers.limits, 0.0))
     outward = np.random.default_rng(0).uniform(0.5, 1, layers.current.shape)
     held = layers.held(outward)

@@ -181,7 +181,7 @@ class _Solver:
 
     def _lengths(self, before: Sequence[float], step: Floats, *, limited: bool) -> list[float]:
         """Those of steps that say how fast they become shorter; a step by the windows of the coarse images does not."""
-        return [] if limited or _coarsely(self.found.around) else [*before, _length(step)]
+        return [] if limited or _coarsely(self.found.around) else [*before, self.layers.control.length(step)]
 
     def _ends(self, lengths: Sequence[float], tolerance: float) -> bool:
         """Whether the next step, of the last of these lengths, leaves too little to move for another."""
@@ -262,12 +262,3 @@ class _Square:
             return False
         moved = np.abs(layers.current - self.layers.current).max(axis=tuple(range(1, layers.current.ndim)))
         return bool(np.all(moved <= RENEW * np.asarray(layers.control.spacing)))
-
-
-def _inner(step: Floats) -> tuple[slice, ...]:
-    """Control points beside the image, which hardly reach into it, are left out."""
-    return (slice(None), *(slice(2, -2),) * (step.ndim - 1))
-
-
-def _length(step: Floats) -> float:
-    return float(np.sqrt(np.mean(step[_inner(step)] ** 2)))

@@ -166,9 +166,11 @@ def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictio
     fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
     inliers = contradictions(fixed, other, weight, matched=images.matched)
     share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
+    if not share > 0:
+        return Contradictions(None, share, unrelated=False)
     outside = found.weight * ~inliers[0].numpy()
     if share < _MOST_REJECTED and _structure_share(images, found, outside) < _MOST_STRUCTURE:
-        return Contradictions(inliers if share > 0 else None, share, unrelated=False)
+        return Contradictions(inliers, share, unrelated=False)
     total = float(outside.sum(dtype=np.float64))
     f, w = (x - float((outside * x).sum(dtype=np.float64)) / total for x in (images.fixed, predicted))
     ff, fw, ww = (float((outside * a * b).sum(dtype=np.float64)) for a, b in ((f, f), (f, w), (w, w)))

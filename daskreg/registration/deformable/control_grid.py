@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,15 @@ class ControlGrid:
         half = [(n - 1) / 2 * h for n, h in zip(self.shape, self.spacing, strict=True)]
         origin = self.image.centre - self.image.direction_matrix @ np.asarray(half)
         return Grid(self.shape, self.spacing, origin, self.image.direction, self.image.unit, self.image.axes)
+
+    @property
+    def inner(self) -> tuple[Any, ...]:
+        """The index, of coefficients (..., *nodes), of those but beside the image, which hardly reach into it."""
+        return (..., *(slice(2, -2),) * self.ndim)
+
+    def length(self, step: Floats) -> float:
+        """The root mean square of coefficients (..., *nodes) over the image, world units."""
+        return float(np.sqrt(np.mean(step[self.inner] ** 2)))
 
     @property
     def limits(self) -> Floats:

@@ -138,7 +138,7 @@ class Layers(CoefficientLayers):
 def _affine_part(control: ControlGrid, coefficients: Floats, unit: str | None) -> Affine:
     """The affine map that is nearest to a layer at its control points, but those beside the image."""
     points, there = _moved_nodes(control, coefficients)
-    inner, ndim = (slice(2, -2),) * control.ndim, control.ndim
+    inner, ndim = control.inner[1:], control.ndim
     columns = np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)[inner].reshape(-1, ndim + 1)
     matrix = np.eye(ndim + 1)
     matrix[:-1] = np.linalg.lstsq(columns, there[inner].reshape(-1, ndim), rcond=None)[0].T

@@ -3,7 +3,6 @@ windows of the images say is left to move."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,9 +95,9 @@ class FieldUncertainty:
             basis = np.multiply.outer(basis, w)
         around = tuple(slice(c - 1, c + 3) for c in cell)
         if inverse is not None:
-            nodes = np.arange(math.prod(control.shape)).reshape(control.shape)[around].ravel()
-            part = inverse.reshape(control.ndim, -1, *inverse.shape[1:])[:, nodes]
-            part = part.reshape(control.ndim, len(nodes), control.ndim, -1)[..., nodes]
+            numbers = np.arange(len(inverse)).reshape(control.ndim, *control.shape)[(slice(None), *around)]
+            some = numbers.reshape(control.ndim, -1)
+            part = inverse[some[:, :, None, None], some]
             return np.asarray(np.einsum("i,aibj,j->ab", basis.ravel(), part, basis.ravel()))
         covariance = np.empty((control.ndim, control.ndim))
         for a in range(control.ndim):

@@ -228,10 +228,11 @@ def _uncertainty_of(found: LayerEstimate) -> FieldUncertainty:
     """What error bars follow from."""
     layers, system = found.state.layers, found.state.system
     # Searched displacements and small steps know of no noise, and the prior of no field to begin from.
-    if found.earlier or system is None or not isinstance(found.base, Affine):
-        return FieldUncertainty(layers, None, found.shifts, found.images.fixed_grid)
-    known = replace(system, reliability=found.agreement.reliability(system.square, layers.control))
-    return FieldUncertainty(layers, known, found.shifts, found.images.fixed_grid)
+    if found.earlier or not isinstance(found.base, Affine):
+        system = None
+    if system is not None:
+        system = replace(system, reliability=found.agreement.reliability(system.square, layers.control))
+    return FieldUncertainty(layers, system, found.shifts, found.images.fixed_grid)
 
 
 def _middle_planes(found: LayerEstimate, start: Any) -> Iterator[PairPlane]:

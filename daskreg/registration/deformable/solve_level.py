@@ -49,6 +49,8 @@ _MOTION = 4.0
 # The share by which the misfit falls by a step that aligns no structure any more. Where images have no contrast, noise
 # is brought nearer to noise for many steps. What control points can hardly follow falls by more, however slowly.
 _SETTLED = 0.003
+# Layers that are finished, so that they are one to one.
+_MOST_LAYERS = 16
 # The weight of the prior to begin with, as the ratio of the diagonals: smooth.
 _SMOOTH = 10.0
 
@@ -82,7 +84,6 @@ def solve_level(
     few_sigmas: float = FEW_SIGMAS,
     settled_sigmas: float = 0.0,
     order: int = 1,
-    most_layers: int = 16,
     least_layer: float = 0.0,
     found: Evaluated | None = None,
     stiffens: bool = True,
@@ -96,19 +97,16 @@ def solve_level(
             of its standard deviations would.
         settled_sigmas: the same where the misfit hardly falls any more; 0: as `few_sigmas`.
         order: of the interpolation.
-        most_layers: that are finished, so that layers are one to one.
         least_layer: voxels of the level; no layer is finished after a shorter step, but the level ends.
         found: the pair at these layers, where it is known.
         stiffens: whether the weight of the prior may grow, and the correlations of residuals are those of noise.
     """
 
-    def noise_of(found: Evaluated) -> NoiseModel:
-        noise = noise_model(images, found)
-        return noise if stiffens else replace(noise, correlated=min(noise.correlated, _MOTION))
-
     bending = BendingEnergy(layers.control)
     found = found or images.evaluate(layers.transform, order=order)
-    state = LevelEstimate(layers, weight, found, noise_of(found), None, 0.0, 0, False, [found.misfit])
+    state = LevelEstimate(
+        layers, weight, found, _noise_of(images, found, stiffens=stiffens), None, 0.0, 0, False, [found.misfit]
+    )
     known: _Square | None = None
     longest, solution, misfit = np.inf, None, found.misfit
     shape = images.fixed.shape
@@ -119,7 +117,7 @@ def solve_level(
         renewed = known is None
         known, linear = _sums(images, state, known, normal)
         if abs(state.found.misfit - misfit) > _OTHER_NOISE * misfit:
-            state.noise, misfit = noise_of(state.found), state.found.misfit
+            state.noise, misfit = _noise_of(images, state.found, stiffens=stiffens), state.found.misfit
         state.system, solution = _weighed(state, known, bending, solution, stiffens=stiffens)
         right = state.noise.precision * linear - state.weight * bending(state.layers.total)
         step = state.system.solve(right, tolerance=_TOLERANCE)
@@ -138,8 +136,8 @@ def solve_level(
             known = None
             continue
         moved, gained, limited = made
-        if limited and (moved < least_layer * images.step or len(state.layers.finished) >= most_layers):
-            state.converged = len(state.layers.finished) < most_layers
+        if limited and (moved < least_layer * images.step or len(state.layers.finished) >= _MOST_LAYERS):
+            state.converged = len(state.layers.finished) < _MOST_LAYERS
             break
         if limited:
             state.layers = state.layers.finish()
@@ -147,12 +145,16 @@ def solve_level(
             continue
         if not stiffens and state.costs[-1] < (1 - _FALLS) * state.costs[-2]:
             continue  # little is gained while the residual still says too much noise
-        settled = state.costs[-1] > (1 - _SETTLED) * state.costs[-2]
-        few = max(few_sigmas, settled_sigmas) if settled else few_sigmas
+        few = max(few_sigmas, settled_sigmas) if state.costs[-1] > (1 - _SETTLED) * state.costs[-2] else few_sigmas
         if moved < tolerance * images.step or gained < few**2 * state.determined:
             state.converged = True
             break
     return state
+
+
+def _noise_of(images: LevelImages, found: Evaluated, *, stiffens: bool) -> NoiseModel:
+    noise = noise_model(images, found)
+    return noise if stiffens else replace(noise, correlated=min(noise.correlated, _MOTION))
 
 
 @dataclass(frozen=True)
@@ -240,16 +242,14 @@ def _line_search(
     most = now + _SMALL_RISE * (
         now - state.noise.precision * state.found.total * (state.found.misfit - state.found.variance)
     )
-    inner = (slice(None), *(slice(2, -2),) * (step.ndim - 1))  # control points beside the image hardly reach into it
     for _ in range(_BACKTRACKS):
         made, share = state.layers.allowed(step)
         layers = state.layers.at(state.layers.current + made)
         found = images.evaluate(layers.transform, order=order)
         after = _cost(state, found, layers, bending)
         if after < most:
-            moved = float(np.sqrt(np.mean(made[inner] ** 2)))
             state.layers, state.found = layers, found
-            return moved, now - after, share < 1
+            return layers.control.length(made), now - after, share < 1
         step = step / 2
     return None
 

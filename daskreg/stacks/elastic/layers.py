@@ -63,11 +63,6 @@ class StackLayers(CoefficientLayers):
         """(N, D, *nodes) which coefficients are as large as they may be, and would become larger by a force."""
         return np.asarray(self.current * np.sign(force) >= self.limits)
 
-    @property
-    def inner(self) -> tuple[slice, ...]:
-        """Of coefficients, without those beside the image, which hardly reach into it."""
-        return (slice(None), slice(None), *(slice(2, -2),) * self.control.ndim)
-
 
 def reaching(layers: Sequence[Layer], away: float | Floats = 0.0) -> tuple[Layer, ...]:
     """The same layers, each with as many control points beside the image as the others may move points over its border

@@ -280,23 +280,19 @@ def _advance(
     for _ in range(_HALVINGS):
         free = layers.current + part
         kept = np.clip(free, -limits, limits)
-        moved, limited = layers.at(kept), bool(np.any((kept != free)[layers.inner]))
+        moved, limited = layers.at(kept), bool(np.any((kept != free)[layers.control.inner]))
         terms = problem.terms(moved, with_square=with_square and not (limited and finishes))
         after = float(np.vdot(_right(problem.pairs, terms, state, moved, bending), part))
         if after >= -_TURNED * now:
             state.layers, state.terms = moved, terms
-            return _Move(_length(layers, kept - layers.current), now + after, limited)
+            return _Move(layers.control.length(kept - layers.current), now + after, limited)
         part, now = part / 2, now / 2
-    return _Move(_length(layers, step), promised, limited=False, made=False)
+    return _Move(layers.control.length(step), promised, limited=False, made=False)
 
 
 def _goes_back(step: Floats, last: Floats) -> bool:
     """Whether a step takes back much of the one before."""
     return float(np.vdot(step, last)) < -_BACK * float(np.vdot(last, last))
-
-
-def _length(layers: StackLayers, step: Floats) -> float:
-    return float(np.sqrt(np.mean(step[layers.inner] ** 2)))
 
 
 def _right(

@@ -232,11 +232,11 @@ def as_layers(field: Floats, level: Grid, control: ControlGrid, base: Transform)
     wanted = np.stack([ndimage.map_coordinates(one, at, order=1, mode="nearest") for one in field])
     wanted *= np.asarray(level.spacing)[:, None]
     # A layer moves nothing beside its control points: those there follow the nearest ones over the image.
-    inner, beside = (slice(None), *[slice(2, -2)] * ndim), [(0, 0), *[(2, 2)] * ndim]
+    beside = [(0, 0), *[(2, 2)] * ndim]
     layers, before = Layers.start(Affine.identity(ndim, unit=control.image.unit), control), np.inf
     for _ in range(_MOST_LAYERS):
         moved = (layers.transform(nodes) - nodes) @ control.image.direction_matrix
-        left = (wanted - moved.T).reshape(ndim, *control.shape)[inner]
+        left = (wanted - moved.T).reshape(ndim, *control.shape)[control.inner]
         most = float(np.abs(left).max())
         if most < _SETTLED * min(level.spacing) or most >= before:
             break

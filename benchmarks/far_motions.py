@@ -31,11 +31,11 @@ from scipy import ndimage
 from skimage import data
 
 import daskreg as dr
-from daskreg.registration.deformable.control_grid import control_grids
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.multimodal.displacement_search import Searched, search
 from daskreg.registration.deformable.multimodal.far_motions import FarMotions
+from daskreg.registration.deformable.splines.control_grid import control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 
 Floats = NDArray[np.float64]

@@ -24,10 +24,10 @@ from daskreg.registration.blockwise.layers import _MOST_PASSES, _Solver
 from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable.cell_sums import Residuals, cell_sums
-from daskreg.registration.deformable.control_grid import control_grids
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages, Match
 from daskreg.registration.deformable.noise_model import noise_model
+from daskreg.registration.deformable.splines.control_grid import control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel
 from daskreg.volumes import to_dataarray
 

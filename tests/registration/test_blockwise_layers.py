@@ -34,8 +34,8 @@ from daskreg.registration.blockwise import (
 from daskreg.registration.blockwise.layer_match import LayerMatch, NodeGrid
 from daskreg.registration.blockwise.pair import divided
 from daskreg.registration.deformable.cell_sums import Residuals, add_part, cell_sums, no_square, nodes_of
-from daskreg.registration.deformable.control_grid import control_grids
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.registration.local_contrast.match import local_match
 from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pyramids.pyramid import ImageBatch, PyramidLevel

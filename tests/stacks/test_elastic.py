@@ -16,7 +16,7 @@ import daskreg as dr
 from daskreg.cli import run
 from daskreg.errors import DaskregWarning, InputError, OptionError
 from daskreg.fields import Composite, DisplacementField
-from daskreg.registration.deformable.bending import next_weight
+from daskreg.registration.deformable.splines.bending import next_weight
 from daskreg.reporting.stack_section import elastic_verdict, stack_verdict
 from daskreg.stacks.align import from_table
 from daskreg.stacks.elastic import request as elastic

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Grid, Transform
-from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.stacks.elastic.layers import StackLayers, largest_motion, reaching
 
 Floats = NDArray[np.float64]

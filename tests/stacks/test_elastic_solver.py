@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.stacks.elastic import solve
 from daskreg.stacks.elastic.layers import StackLayers
 from daskreg.stacks.elastic.slice_images import SliceImages

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.registration.local_contrast.match import LocalMatch, window_fit
 from daskreg.registration.local_contrast.windows import Windows, cells_for_control
 

@@ -18,8 +18,8 @@ from daskreg.registration.blockwise.layer_sums import LayerTask, LayerTotal, sum
 from daskreg.registration.blockwise.pair import LazyPair, blocks_for
 from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable.cell_sums import Singles, nodes_of, square_bytes
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
+from daskreg.registration.deformable.splines.layers import Layers
 
 Floats = NDArray[np.float64]
 Sigmas = tuple[tuple[float, ...], tuple[float, ...]]

@@ -19,8 +19,8 @@ from daskreg.registration.blockwise.layer_pair import LayerPair
 from daskreg.registration.blockwise.pair import tiles
 from daskreg.registration.blockwise.slabs import slabs_of
 from daskreg.registration.deformable.cell_sums import Residuals, add_part, cell_sums, no_square, nodes_of
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import LevelImages, Match
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.runtime.device import library_threads, limit_threads
 from daskreg.runtime.threads import use_threads
 

@@ -23,15 +23,15 @@ from daskreg.registration.blockwise.layer_passes import LayerPass, LayerPasses, 
 from daskreg.registration.blockwise.noise import smoothed_by
 from daskreg.registration.blockwise.pair import LazyPair
 from daskreg.registration.blockwise.work import Work
-from daskreg.registration.deformable.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.cell_sums import Singles
 from daskreg.registration.deformable.coarse_to_fine import ENOUGH_SIGMAS, SETTLED_SIGMAS
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.estimate import LayerEstimate
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Match
 from daskreg.registration.deformable.noise_model import NoiseModel
 from daskreg.registration.deformable.solve_level import RENEW
+from daskreg.registration.deformable.splines.bending import BendingEnergy, next_weight
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
 

@@ -23,10 +23,8 @@ from daskreg.registration.blockwise.work import Work
 from daskreg.registration.deformable import judged
 from daskreg.registration.deformable.affine_start import AffineStage, affine_of, checked_base
 from daskreg.registration.deformable.coarse_to_fine import LEAST_TOLERANCE
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.metric_choice import metric_of
 from daskreg.registration.deformable.noise_model import informative_box
@@ -37,6 +35,8 @@ from daskreg.registration.deformable.register_bspline import (
     slides_of,
     verdict_of,
 )
+from daskreg.registration.deformable.splines.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.images import Image, batch_of
 from daskreg.registration.problem import SolverOptions
 from daskreg.registration.pyramids.pyramid import FinestLevel, Pyramid, pyramid, standardised

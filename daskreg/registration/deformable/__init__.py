@@ -8,16 +8,13 @@ estimate            layers between the images of a pyramid
 coarse_to_fine      control points from coarse to fine over the levels of a pyramid
 solve_level         the solver on one level: Gauss-Newton, with a prior whose weight is estimated
 multimodal          what is tried where that does not align images of different modalities
-layers              the transform while it is estimated
-one_to_one          when a layer is known to be one to one, from its coefficients
-control_grid        control points over an image, and their weights
+splines             control points over an image, and the layers of splines on them
 level_images        a pair on one level: warp and compare
 comparison_numba    sums by which a pair is compared, compiled
 mutual_information  the joint distribution of two images, for "mi"
 noise_model         what the residual says of its noise
 cell_sums           the sums over voxels of a Gauss-Newton step, which add over blocks of an image
 cell_sums_numba     the same, compiled
-bending             the bending energy of all layers, and its weight
 system              the linear system of a step
 agreement           where aligned images show the same structure
 posterior           error bars

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.registration.deformable.cell_sums import diagonal_blocks
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles, slopes_of, without_edges
 from daskreg.registration.deformable.noise_model import LEAST_SHARE, compared_slopes
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 
 Floats = NDArray[np.float64]
 

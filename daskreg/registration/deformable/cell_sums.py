@@ -25,14 +25,12 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box, Grid
 from daskreg.registration.deformable.cell_sums_numba import GAP, multiply, sum_cells
-from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.control_grid import REACH, ControlGrid
 from daskreg.runtime.threads import pool_threads, shares, spread
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-REACH = 3
-"""Control points that share a cell are at most so far apart along an axis."""
 _BUNDLE = 4
 """Neighbouring rows of cells that one thread sums: no less than `REACH`, so that the next but one is independent."""
 _PLANES = 2

@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from daskreg.geometry import Transform
-from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles
 from daskreg.registration.deformable.noise_model import total_information
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict

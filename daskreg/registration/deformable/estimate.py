@@ -12,12 +12,12 @@ from torch import Tensor
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.agreement import Agreement, agreement_of
 from daskreg.registration.deformable.coarse_to_fine import ENOUGH_SIGMAS, Solved, coarse_to_fine, schedule
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.judged import drawn_by_detector, shifts_left
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.multimodal.far_motions import FarMotions, Judge
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers

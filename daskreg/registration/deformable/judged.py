@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from daskreg.fields.jacobian import determinants_in
 from daskreg.geometry import Box, Grid, Transform
 from daskreg.geometry.box import tile
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of, without_edges
 from daskreg.registration.deformable.mutual_information import dependence
 from daskreg.registration.deformable.noise_model import informative_box
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.registration.local_contrast.normalised import normalised
 from daskreg.registration.metrics import bins_for
 from daskreg.registration.problem import Problem

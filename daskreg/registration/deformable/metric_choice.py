@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.coarse_to_fine import LEAST_TOLERANCE, coarse_to_fine, schedule
-from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.multimodal.displacement_search import checkerboard
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.local_contrast.match import local_match
 from daskreg.registration.local_contrast.windows import Windows
 from daskreg.registration.pyramids.pyramid import PyramidLevel

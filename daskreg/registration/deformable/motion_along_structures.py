@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from daskreg.geometry import Affine, Transform
 from daskreg.registration.deformable.coarse_to_fine import coarse_to_fine, schedule
-from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages, slopes_of, without_edges
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import with_inliers
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from daskreg.errors import ShapeMismatchError
 from daskreg.fields import Composite
 from daskreg.geometry import Grid
-from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.system import System
 from daskreg.registration.verdict.local_shifts import LocalShifts
 from daskreg.sampling.spline_weights import cubic_weights

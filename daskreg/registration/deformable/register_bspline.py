@@ -16,11 +16,11 @@ from daskreg.registration.deformable import judged, motion_along_structures
 from daskreg.registration.deformable.affine_start import AffineStage, affine_of, checked_base
 from daskreg.registration.deformable.cell_sums import square_bytes
 from daskreg.registration.deformable.coarse_to_fine import Solved
-from daskreg.registration.deformable.control_grid import BEYOND, ControlGrid, control_grids
 from daskreg.registration.deformable.estimate import LayerEstimate, estimate_layers
 from daskreg.registration.deformable.fit import DeformableFit
 from daskreg.registration.deformable.metric_choice import metric_of
 from daskreg.registration.deformable.posterior import FieldUncertainty
+from daskreg.registration.deformable.splines.control_grid import BEYOND, ControlGrid, control_grids
 from daskreg.registration.fit import PairFit
 from daskreg.registration.images import Image, at_level, batch_of, masked_fraction
 from daskreg.registration.pose import Pose

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, Singles, cell_sums
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import Evaluated, LevelImages
 from daskreg.registration.deformable.noise_model import NoiseModel, noise_model
+from daskreg.registration.deformable.splines.bending import BendingEnergy, next_weight
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.system import System
 
 Floats = NDArray[np.float64]

@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.bending import BendingEnergy, along
 from daskreg.registration.deformable.cell_sums import Singles, diagonal_blocks, product
 from daskreg.registration.deformable.conjugate_gradients import conjugate_gradients
-from daskreg.registration.deformable.control_grid import coarser_axis
+from daskreg.registration.deformable.splines.bending import BendingEnergy, along
+from daskreg.registration.deformable.splines.control_grid import coarser_axis
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.deformable.coarse_to_fine import schedule
-from daskreg.registration.deformable.control_grid import control_grids
+from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.registration.noise import with_best_smoothing
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.stacks.elastic.layers import StackLayers

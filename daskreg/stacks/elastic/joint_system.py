@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.cell_sums import Singles, diagonal_blocks, product
 from daskreg.registration.deformable.conjugate_gradients import conjugate_gradients
+from daskreg.registration.deformable.splines.bending import BendingEnergy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

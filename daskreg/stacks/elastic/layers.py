@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
-from daskreg.registration.deformable.control_grid import BEYOND, ControlGrid
-from daskreg.registration.deformable.layers import CoefficientLayers, limits_of
+from daskreg.registration.deformable.splines.control_grid import BEYOND, ControlGrid
+from daskreg.registration.deformable.splines.layers import CoefficientLayers, limits_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

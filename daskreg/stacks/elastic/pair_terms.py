@@ -16,8 +16,8 @@ from scipy.ndimage import uniform_filter
 
 from daskreg.geometry import Grid
 from daskreg.registration.deformable.cell_sums import Residuals, cell_sums
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.noise_model import LEAST_SHARE, NoiseModel, correlated_voxels, middle_of
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.stacks.elastic.slice_images import WarpedSlice, block_index
 
 Floats = NDArray[np.float64]

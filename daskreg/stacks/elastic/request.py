@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from daskreg.errors import DegenerateImageError, EmptyMaskError, OptionError
 from daskreg.fields import Composite, SliceDisplacements
 from daskreg.geometry import Grid, SliceAffines, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import control_spacing
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.stacks.elastic import judge
 from daskreg.stacks.elastic.fit import ElasticStackFit
 from daskreg.stacks.elastic.layers import Layer, largest_motion, reaching

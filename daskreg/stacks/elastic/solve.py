@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.bending import BendingEnergy, next_weight, weight_of_deviation
 from daskreg.registration.deformable.noise_model import NoiseModel
+from daskreg.registration.deformable.splines.bending import BendingEnergy, next_weight, weight_of_deviation
 from daskreg.stacks.elastic.joint_system import JointSystem
 from daskreg.stacks.elastic.layers import StackLayers
 from daskreg.stacks.elastic.pair_terms import PairTerms, local_agreement, pair_terms

@@ -13,7 +13,7 @@ from daskreg.blocks.tasks import run_tasks
 from daskreg.errors import MemoryBudgetError
 from daskreg.geometry import Affine
 from daskreg.registration.deformable.cell_sums import square_bytes
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.splines.control_grid import ControlGrid, control_grids
 from daskreg.registration.pose import Pose
 from daskreg.registration.problem import Problem
 from daskreg.registration.pyramids.pyramid import pyramid, standardised

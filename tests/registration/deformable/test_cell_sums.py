@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
 from daskreg.geometry import Box, Grid
-from daskreg.registration.deformable.bending import BendingEnergy
 from daskreg.registration.deformable.cell_sums import ControlSums, Residuals, cell_sums, diagonal_blocks, product
-from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid, control_grids
+from daskreg.registration.deformable.splines.bending import BendingEnergy
+from daskreg.registration.deformable.splines.control_grid import LARGEST, ControlGrid, control_grids
 from daskreg.registration.deformable.system import System
 from daskreg.runtime.threads import use_threads
 

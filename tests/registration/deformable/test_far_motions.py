@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import daskreg as dr
-from daskreg.registration.deformable.control_grid import control_grids
 from daskreg.registration.deformable.judged import determinants
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages, slopes_of
 from daskreg.registration.deformable.multimodal.displacement_search import Searched, as_layers, search, search_bytes
 from daskreg.registration.deformable.multimodal.far_motions import shares_fine_structure
 from daskreg.registration.deformable.multimodal.self_similarity import descriptors
 from daskreg.registration.deformable.multimodal.small_steps import control_of_small_steps, small_steps
 from daskreg.registration.deformable.mutual_information import Bins
+from daskreg.registration.deformable.splines.control_grid import control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.deformable.control_grid import control_grids
-from daskreg.registration.deformable.layers import Layers
+from daskreg.registration.deformable.splines.control_grid import control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from daskreg.geometry import Affine, Grid
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids, subdivided
-from daskreg.registration.deformable.layers import Layers
-from daskreg.registration.deformable.one_to_one import _definite, is_one_to_one, share_of_step
+from daskreg.registration.deformable.splines.control_grid import ControlGrid, control_grids, subdivided
+from daskreg.registration.deformable.splines.layers import Layers
+from daskreg.registration.deformable.splines.one_to_one import _definite, is_one_to_one, share_of_step
 
 
 def control_of(ndim: int) -> ControlGrid:

@@ -18,9 +18,9 @@ import daskreg as dr
 from daskreg.cli import run
 from daskreg.errors import InvalidTransformError, MemoryBudgetError, OptionError, ShapeMismatchError
 from daskreg.registration.deformable.cell_sums import square_bytes
-from daskreg.registration.deformable.control_grid import control_grids
 from daskreg.registration.deformable.judged import determinants
 from daskreg.registration.deformable.register_bspline import check_memory, control_spacing
+from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.registration.images import Image, means_within
 from daskreg.registration.verdicts import FitStatus
 

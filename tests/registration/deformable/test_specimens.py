@@ -12,11 +12,11 @@ from scipy import ndimage
 import daskreg as dr
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.deformable import noise_model
-from daskreg.registration.deformable.control_grid import control_grids
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages, slopes_of
 from daskreg.registration.deformable.noise_model import informative_box
 from daskreg.registration.deformable.solve_level import solve_level
+from daskreg.registration.deformable.splines.control_grid import control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 
 Floats = NDArray[np.float64]
 

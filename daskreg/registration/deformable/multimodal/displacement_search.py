@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from daskreg.geometry import Affine, Grid, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.multimodal.self_similarity import REACH, descriptors
 from daskreg.registration.deformable.noise_model import correlated_voxels, middle_of
+from daskreg.registration.deformable.splines.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.splines.layers import Layers
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]

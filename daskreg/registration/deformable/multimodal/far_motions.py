@@ -23,13 +23,13 @@ from scipy import ndimage
 
 from daskreg.geometry import Transform
 from daskreg.registration.deformable.coarse_to_fine import Solved, coarse_to_fine
-from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.layers import Layers
 from daskreg.registration.deformable.level_images import LevelImages
 from daskreg.registration.deformable.multimodal.displacement_search import search, search_bytes
 from daskreg.registration.deformable.multimodal.small_steps import control_of_small_steps, small_steps
 from daskreg.registration.deformable.mutual_information import Bins, dependence
 from daskreg.registration.deformable.noise_model import total_information
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.verdict.judge import Verdict
 from daskreg.runtime.memory import available_memory

@@ -16,9 +16,9 @@ import numpy as np
 
 from daskreg.geometry import Grid
 from daskreg.registration.deformable.cell_sums import cell_sums
-from daskreg.registration.deformable.control_grid import ControlGrid, control_grids
-from daskreg.registration.deformable.layers import Layers, limits_of
 from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.splines.control_grid import ControlGrid, control_grids
+from daskreg.registration.deformable.splines.layers import Layers, limits_of
 
 _APART = 2.0
 """Voxels of a level between control points."""

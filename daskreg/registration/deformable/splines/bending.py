@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
 
 Floats = NDArray[np.float64]
 

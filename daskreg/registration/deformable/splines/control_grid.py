@@ -24,6 +24,8 @@ from daskreg.sampling.spline_weights import cubic_weights
 
 Floats = NDArray[np.float64]
 
+REACH = 3
+"""Control points that share a cell are at most so far apart along an axis."""
 LARGEST = {2: 0.485, 3: 0.400}
 """The largest component of a coefficient, as a share of the distance of the control points, by number of dimensions.
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from daskreg.fields import Composite
 from daskreg.geometry import Affine, Transform
-from daskreg.registration.deformable.control_grid import ControlGrid
-from daskreg.registration.deformable.one_to_one import is_one_to_one, room_at_border, share_of_step, within_room
+from daskreg.registration.deformable.splines.control_grid import ControlGrid
+from daskreg.registration.deformable.splines.one_to_one import is_one_to_one, room_at_border, share_of_step, within_room
 
 Floats = NDArray[np.float64]
 

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.cell_sums import REACH
-from daskreg.registration.deformable.control_grid import LARGEST, ControlGrid, subdivided
+from daskreg.registration.deformable.splines.control_grid import LARGEST, REACH, ControlGrid, subdivided
 
 Floats = NDArray[np.float64]
 

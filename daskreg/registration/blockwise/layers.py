@@ -32,6 +32,7 @@ from daskreg.registration.deformable.solve_level import RENEW
 from daskreg.registration.deformable.splines.bending import BendingEnergy, next_weight
 from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.registration.deformable.splines.layers import Layers
+from daskreg.registration.deformable.splines.one_layer import next_start
 from daskreg.registration.deformable.system import System
 from daskreg.registration.normal_equations.edge_weights import axis_weights
 
@@ -75,7 +76,8 @@ def estimate_layers_of_all_voxels(
         around: gain and offset around each voxel of the coarse images, for "lncc".
         tolerance: voxels; what is still to move has a smaller root mean square at the end.
     """
-    state, layers = coarse.state, coarse.state.layers.rebased()  # as between the levels of a pyramid in memory
+    state = coarse.state
+    layers = next_start(state.layers, coarse.images.step)  # as between the levels of a pyramid in memory
     for finer in grids[grids.index(layers.control) + 1 :]:
         layers = layers.refined(finer)
     passes = LayerPasses(smoothed_by(pair, sigmas, 1.0), sigmas, work, matched, informative)

@@ -14,6 +14,7 @@ from daskreg.registration.deformable.noise_model import total_information
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.registration.deformable.splines.layers import Layers
+from daskreg.registration.deformable.splines.one_layer import next_start
 from daskreg.registration.pyramids.pyramid import PyramidLevel
 from daskreg.registration.rejection import contradictions, with_inliers
 from daskreg.registration.verdict.judge import Verdict
@@ -146,7 +147,7 @@ def coarse_to_fine(
         determined[levels[number].step] = state.determined
         known = total_information(images, state.found) if metric == "mi" else np.inf
         if known:
-            layers, weight = state.layers.rebased(), state.weight
+            layers, weight = next_start(state.layers, images.step), state.weight
         if grid is plan[-1][0] and contradicting is None:
             contradicting = contradictions_of(images, state)
         on_done(done)

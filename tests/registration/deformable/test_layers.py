@@ -9,6 +9,8 @@ from scipy.spatial.transform import Rotation
 from daskreg.geometry import Affine, Grid
 from daskreg.registration.deformable.splines.control_grid import control_grids
 from daskreg.registration.deformable.splines.layers import Layers
+from daskreg.registration.deformable.splines.one_layer import in_one_layer
+from daskreg.registration.deformable.splines.one_to_one import is_one_to_one
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -91,3 +93,36 @@ def test_many_clipped_layers_lead_over_no_border(ndim: int) -> None:
     moved = layers.transform(points)[:, -1]
     assert np.all(np.diff(moved) > 0)
     assert (moved - along).max() > 2
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_several_layers_become_one_that_moves_points_as_they_do(ndim: int) -> None:
+    rng = np.random.default_rng(5)
+    turn = Rotation.from_euler("zyx", (0.3, -0.2, 0.1)).as_matrix() if ndim == 3 else [[0.8, -0.6], [0.6, 0.8]]
+    grid = Grid((41, 47, 36)[:ndim], (1.0, 0.7, 2.0)[:ndim], 5.0, turn, unit="um")
+    coarse, *_, control = control_grids(grid, (4.0, 3.0, 8.0)[:ndim])
+    layers = Layers.start(Affine.translation(ndim=ndim, unit="um", x=0.4), coarse)
+    layers = layers.at(1.5 * rng.uniform(-1, 1, layers.current.shape)).finish().refined(control)
+    layers = layers.at(0.2 * rng.uniform(-1, 1, layers.current.shape))
+    one = in_one_layer(layers, 0.3)
+    assert not one.finished
+    assert is_one_to_one(control, one.current)
+    np.testing.assert_array_equal(one.total, one.current)
+    points = grid.world(rng.uniform(0, np.array(grid.shape) - 1, (400, ndim)))
+    moved, alone = (x.transform(points) - points for x in (layers, one))
+    assert np.linalg.norm(moved, axis=1).max() > 1.0
+    assert np.linalg.norm(alone - moved, axis=1).max() < 0.1
+    assert in_one_layer(layers, 1e-6) is layers  # it is not as near as that
+    assert in_one_layer(one, 0.3) is one
+
+
+def test_layers_that_lead_farther_than_one_may_stay_as_they_are() -> None:
+    grid = Grid((60, 70))
+    control = control_grids(grid, (10.0, 10.0))[-1]
+    layers = Layers.start(Affine.identity(2), control)
+    far = np.zeros_like(layers.current)
+    far[0, 4:-4, 4:-4] = 0.6 * control.spacing[0]
+    far = layers.allowed(far)[0]
+    for _ in range(4):
+        layers = layers.at(far).finish()
+    assert in_one_layer(layers, 0.5) is layers

@@ -396,3 +396,22 @@ def test_what_blocks_cannot_do_is_refused(small: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(errors.OptionError):
             dr.register(*some, model="bspline", resolution="full", **options)
+
+
+@pytest.mark.slow
+def test_a_strong_motion_is_that_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The motion is larger than the structures, so that steps end in many layers at first."""
+    limit(monkeypatch, voxels=1 << 16, block=800_000, slab=200_000)
+    shape, rng = (600, 701), np.random.default_rng(2)
+    moving = gaussian_filter(rng.normal(size=shape), 4)
+    points = np.moveaxis(np.indices(shape), 0, -1).astype(float)
+    moved = bent(points, [n / 4 for n in shape], 12.0)
+    fixed = map_coordinates(moving, np.moveaxis(moved, -1, 0), order=3, mode="mirror")
+    both = [(x + 0.1 * moving.std() * rng.normal(size=shape)).astype(np.float32) for x in (fixed, moving)]
+    whole = in_memory(monkeypatch, *both, spacing=40, metric="ncc")
+    some = lazy(both[0], (100, 701)), lazy(both[1], (701, 100))
+    fit = dr.register(*some, model="bspline", spacing=40, metric="ncc", resolution="full")
+    assert fit.status is whole.status is FitStatus.CONVERGED, repr(fit)
+    inside, there = inner(shape, 20), bent(inner(shape, 20), [n / 4 for n in shape], 12.0)
+    inside = inside[np.all((there >= 0) & (there <= np.array(shape) - 1), axis=1)]
+    assert apart(fit, whole, inside) < 0.05

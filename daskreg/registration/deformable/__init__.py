@@ -6,6 +6,8 @@ metric_choice       whether gain and offset vary over the image, for metric="aut
 fit                 `DeformableFit`, which it returns
 estimate            layers between the images of a pyramid
 coarse_to_fine      control points from coarse to fine over the levels of a pyramid
+contradictions      where aligned images contradict each other, and what of that is left out
+local_minima        regions that ended in another minimum are estimated again
 solve_level         the solver on one level: Gauss-Newton, with a prior whose weight is estimated
 multimodal          what is tried where that does not align images of different modalities
 splines             control points over an image, and the layers of splines on them

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from daskreg.geometry import Transform
-from daskreg.registration.deformable.level_images import Evaluated, LevelImages, Singles
+from daskreg.registration.deformable.contradictions import Contradictions, contradictions_of
+from daskreg.registration.deformable.level_images import LevelImages
+from daskreg.registration.deformable.local_minima import out_of_local_minima
 from daskreg.registration.deformable.noise_model import total_information
 from daskreg.registration.deformable.solve_level import FEW_SIGMAS, LevelEstimate, solve_level
 from daskreg.registration.deformable.splines.control_grid import ControlGrid
 from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.splines.one_layer import next_start
 from daskreg.registration.pyramids.pyramid import PyramidLevel
-from daskreg.registration.rejection import contradictions, with_inliers
+from daskreg.registration.rejection import with_inliers
 from daskreg.registration.verdict.judge import Verdict
 
 LEAST_TOLERANCE = 0.01
@@ -27,18 +29,14 @@ _COARSE_TOLERANCE = 0.05
 """Voxels of a level by which steps move at the end, where a finer level goes on."""
 _LEAST_LAYER = 0.5
 """Voxels of a level, by which finer levels move a field more easily than another layer does."""
+_NOT_ALIGNED, _ALIGNED = 0.1, 0.5
+"""Contradictions are looked for again if the misfit, as a share of the variance of the image, was larger than the first
+of these, and falls to less than the second part of that."""
 ENOUGH_SIGMAS = 0.2
 """Standard deviations of the coefficients: steps end where they gain no more than that. With "mi" they go on, for the
 last steps are too few to make up for the bias of a linear interpolation."""
 SETTLED_SIGMAS = 0.5
 """The same where the misfit hardly falls any more."""
-_MOST_REJECTED = 0.1
-"""Of the overlap. More are no exceptions, but differences with a wide distribution, as of sparse bright structures, or
-what finer control points may still align."""
-_MOST_STRUCTURE = 0.5
-"""Of the variance of both images. A region that holds more is what the images show, as a specimen in empty space."""
-_BY_CHANCE = 2.0
-"""Standard deviations of the correlation of unrelated images."""
 
 
 def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> list[tuple[ControlGrid, int]]:
@@ -57,27 +55,15 @@ def schedule(grids: Sequence[ControlGrid], levels: Sequence[PyramidLevel]) -> li
 
 
 @dataclass(frozen=True)
-class Contradictions:
-    """Where aligned images contradict each other.
-
-    inliers: (1, *shape) bool, false there; None where that is nowhere, or much of the images. share: of the overlap.
-    unrelated: whether that is much of the images, and these agree there by no more than chance.
-    """
-
-    inliers: Tensor | None
-    share: float
-    unrelated: bool
-
-
-@dataclass(frozen=True)
 class Solved:
     """The levels so far.
 
     state: of the solver on the last level. number: of that level. iterations: of all. determined: how many coefficients
     the images determined on each level, by its step. contradicting: where the aligned images contradict each other.
-    final: the images of the last level, if they were interpolated with cubic splines and nothing in them contradicts.
-    earlier: how many layers the base of the state holds beyond what all began from. verdict: for the status, if it is
-    not the one on this.
+    late: whether it took a finer level than the first with the finest control points to align the images. final: the
+    images of the last level, if they were interpolated with cubic splines and nothing in them contradicts. earlier: how
+    many layers the base of the state holds beyond what all began from. verdict: for the status, if it is not the one on
+    this.
     """
 
     state: LevelEstimate
@@ -85,6 +71,7 @@ class Solved:
     iterations: int
     determined: dict[float, float]
     contradicting: Contradictions
+    late: bool
     final: LevelImages | None = None
     earlier: int = 0
     verdict: Verdict | None = None
@@ -115,10 +102,11 @@ def coarse_to_fine(
     so that the field has next to no energy there, and the weight grows until the finer ones do not move, either.
     most: how many entries of the plan are solved, as if the others were; None: all.
     """
-    weight, iterations, known, number = 0.0, 0, 0.0, plan[0][1]
+    weight, iterations, known, number, misfit = 0.0, 0, 0.0, plan[0][1], 0.0
     state: LevelEstimate | None = None
     contradicting: Contradictions | None = None
     determined: dict[float, float] = {}
+    late = escaped = False
     for done, (grid, finer) in enumerate(plan[:most], 1):
         refined = layers if grid is layers.control else layers.refined(grid)
         inliers = None if contradicting is None else contradicting.inliers
@@ -130,63 +118,35 @@ def coarse_to_fine(
         if metric == "mi" and finer > number and total_information(current, found) < known:
             break
         images, layers, number = current, refined, finer
-        state = solve_level(
-            images,
-            layers,
-            weight,
+        solve = partial(
+            solve_level,
             tolerance=tolerance if last else max(tolerance, _COARSE_TOLERANCE),
             max_iterations=max_iterations,
             few_sigmas=FEW_SIGMAS if metric == "mi" else ENOUGH_SIGMAS,
             settled_sigmas=0.0 if metric == "mi" else SETTLED_SIGMAS,
             order=order,
             least_layer=0.0 if last or metric == "mi" else _LEAST_LAYER,
-            found=found,
             stiffens=stiffens,
         )
+        state = solve(images, layers, weight, found=found)
+        aligned = contradicting is not None and misfit > _NOT_ALIGNED and state.found.misfit < _ALIGNED * misfit
+        late = late or aligned
+        if grid is plan[-1][0] and (contradicting is None or aligned or escaped):
+            if inliers is not None:
+                images = LevelImages.of(levels[finer], metric, grid.spacing)
+                state.found = images.evaluate(state.layers.transform, order=order)
+            if metric != "mi":
+                before, state = state, out_of_local_minima(levels[finer], metric, images, state, solve)
+                escaped = state is not before
+            contradicting, misfit = contradictions_of(images, state), state.found.misfit
         iterations += state.iterations
         determined[levels[number].step] = state.determined
         known = total_information(images, state.found) if metric == "mi" else np.inf
         if known:
             layers, weight = next_start(state.layers, images.step), state.weight
-        if grid is plan[-1][0] and contradicting is None:
-            contradicting = contradictions_of(images, state)
         on_done(done)
     if state is None:
         raise RuntimeError("the first level is always solved")
     contradicting = contradicting or contradictions_of(images, state)
     final = images if order == 3 and contradicting.inliers is inliers else None
-    return Solved(state, number, iterations, determined, contradicting, final)
-
-
-def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:
-    """After the images of a level are aligned."""
-    import torch
-
-    found = state.found
-    predicted = found.predicted
-    fixed, other, weight = (torch.from_numpy(x[None]) for x in (images.fixed, predicted, found.weight))
-    inliers = contradictions(fixed, other, weight, matched=images.matched)
-    share = float((weight * ~inliers).sum() / weight.sum().clamp_min(1e-6))
-    if not share > 0:
-        return Contradictions(None, share, unrelated=False)
-    outside = found.weight * ~inliers[0].numpy()
-    if share < _MOST_REJECTED and _structure_share(images, found, outside) < _MOST_STRUCTURE:
-        return Contradictions(inliers, share, unrelated=False)
-    total = float(outside.sum(dtype=np.float64))
-    f, w = (x - float((outside * x).sum(dtype=np.float64)) / total for x in (images.fixed, predicted))
-    ff, fw, ww = (float((outside * a * b).sum(dtype=np.float64)) for a, b in ((f, f), (f, w), (w, w)))
-    # Structures that differ in brightness are similar all the same; the correlation of unrelated ones deviates by this.
-    deviation = np.sqrt(state.noise.correlated / total)
-    correlation = fw / max(np.sqrt(ff * ww), 1e-12)
-    return Contradictions(None, share, unrelated=bool(correlation < _BY_CHANCE * deviation))
-
-
-def _structure_share(images: LevelImages, found: Evaluated, region: Singles) -> float:
-    """How much of the variance of both images is in a region with this weight: of dirt in one image, not much."""
-    shares = []
-    for image in (images.fixed, found.warped):
-        mean = float((found.weight * image).sum(dtype=np.float64)) / max(found.total, 1e-9)
-        square = (image - np.float32(mean)) ** 2
-        inside, whole = (float((weight * square).sum(dtype=np.float64)) for weight in (region, found.weight))
-        shares.append(inside / max(whole, 1e-30))
-    return min(shares)
+    return Solved(state, number, iterations, determined, contradicting, late, final)

@@ -107,7 +107,7 @@ def estimate_layers(
         far = FarMotions(levels, grids[-1], base, judge, tolerance, max_iterations)
         solved = far.after(solved)
     found = _with_last_steps(solved, levels, start, metric=metric, tolerance=tolerance)
-    if judge is None and (found.shifts.left or _stuck(found.state)):
+    if judge is None and (found.shifts.left or _stuck(found.state) or solved.late):
         total = 2 * count
         again = replace(solve(lambda done: steps(count + done, total), stiffens=False), final=None)
         softer = _with_last_steps(again, levels, start, metric=metric, tolerance=tolerance)

@@ -126,3 +126,15 @@ def test_layers_that_lead_farther_than_one_may_stay_as_they_are() -> None:
     for _ in range(4):
         layers = layers.at(far).finish()
     assert in_one_layer(layers, 0.5) is layers
+
+
+def test_control_points_are_found_that_voxels_are_nearest_to() -> None:
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    grid = Grid((23, 31), (1.0, 0.7), 5.0, turn)
+    control = control_grids(grid, (6.0, 5.0))[-1]
+    nodes = control.grid.world(np.moveaxis(np.indices(control.shape), 0, -1).reshape(-1, 2))
+    nearest = control.nearest(grid)
+    for voxel in ((0, 0), (11, 7), (22, 30)):
+        distances = np.linalg.norm(nodes - grid.world(np.array([voxel], float)), axis=1).reshape(control.shape)
+        expected = np.unravel_index(distances.argmin(), control.shape)
+        assert tuple(one[k] for one, k in zip(nearest, voxel, strict=True)) == expected

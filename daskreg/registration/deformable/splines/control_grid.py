@@ -110,6 +110,12 @@ class ControlGrid:
         starts = np.searchsorted(cell, np.arange(first, last + 2))
         return AxisTable(starts, first - 1, weights.astype(np.float32), (slopes / h).astype(np.float32))
 
+    def nearest(self, level: Grid) -> list[NDArray[np.int64]]:
+        """(n,) for each axis, the control points that the voxels of a level are nearest to."""
+        away = self.image.direction_matrix.T @ (np.asarray(level.origin) - np.asarray(self.grid.origin))
+        axes = zip(away, level.shape, level.spacing, self.spacing, strict=True)
+        return [np.rint((start + step * np.arange(n)) / h).astype(np.int64) for start, n, step, h in axes]
+
     def refined(self, coarser: ControlGrid, coefficients: Floats) -> Floats:
         """(..., *nodes) the coefficients of a coarser grid of `control_grids` on this one: the same displacements."""
         found, lead = coefficients, coefficients.ndim - self.ndim

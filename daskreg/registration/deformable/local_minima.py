@@ -49,15 +49,15 @@ def out_of_local_minima(
         level: of which `images` are. state: of the solver on all of these. solve: goes on from layers.
     """
     iterations, margins = state.iterations, iter(_MARGINS)
-    region, margin = _contradicting(images, state), next(margins)
+    region, margin, spacing = _contradicting(images, state), next(margins), state.layers.control.spacing
     for _ in range(_MOST_ROUNDS):
         if not _FEW < _share(region, state) < _MUCH:
             break
-        outside = torch.from_numpy(~_dilated(region, state, images, margin)[None])
-        rest = LevelImages.of(with_inliers(level, outside), metric, state.layers.control.spacing)
-        continued = solve(rest, next_start(state.layers, level.step), state.weight)
+        left_out = _dilated(region, state, images, margin)
+        rest = LevelImages.of(with_inliers(level, torch.from_numpy(~left_out[None])), metric, spacing)
+        continued = solve(rest, next_start(state.layers, level.step, unknown=left_out), state.weight)
         iterations += continued.iterations
-        start = next_start(continued.layers, level.step)
+        start = next_start(continued.layers, level.step, unknown=left_out)
         if continued.layers.finished and not start.finished:
             # One layer moves the region as smoothly as the prior wants it; several only seemed to.
             continued = solve(rest, start, continued.weight)

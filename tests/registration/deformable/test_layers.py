@@ -116,6 +116,28 @@ def test_several_layers_become_one_that_moves_points_as_they_do(ndim: int) -> No
     assert in_one_layer(one, 0.3) is one
 
 
+def test_a_region_that_is_left_out_continues_what_surrounds_it() -> None:
+    grid = Grid((120, 140), (1.0, 0.7), 3.0)
+    control = control_grids(grid, (8.0, 7.0))[-1]
+    layers = Layers.start(Affine.identity(2), control)
+    smooth = np.zeros_like(layers.current)
+    smooth[0] = 0.3 * np.indices(control.shape)[1] - 0.1 * np.indices(control.shape)[0]
+    astray = np.zeros_like(layers.current)
+    astray[:, 8:11, 9:12] = 3.0
+    layers = layers.at(smooth).finish()
+    unknown = np.zeros(grid.shape, bool)
+    unknown[30:90, 50:110] = True
+    one = in_one_layer(layers.at(astray), 0.5, unknown=unknown)
+    assert not one.finished
+    points = grid.world(np.stack(np.meshgrid(np.arange(4.0, 116, 5), np.arange(4.0, 136, 5), indexing="ij"), -1))
+    points = points.reshape(-1, 2)
+    wrong, left = (
+        np.linalg.norm(x.transform(points) - layers.transform(points), axis=1) for x in (layers.at(astray), one)
+    )
+    assert wrong.max() > 2.0
+    assert left.max() < 0.2
+
+
 def test_layers_that_lead_farther_than_one_may_stay_as_they_are() -> None:
     grid = Grid((60, 70))
     control = control_grids(grid, (10.0, 10.0))[-1]

@@ -14,12 +14,13 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from daskreg.registration.deformable.splines.control_grid import BEYOND
+from daskreg.registration.deformable.splines.control_grid import BEYOND, ControlGrid
 from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.splines.one_to_one import is_one_to_one, room_at_border, within_room
 from daskreg.sampling.spline_weights import cubic_weights
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 _PER_CELL = 2
 """Points along a cell at which the motion is known."""
@@ -28,36 +29,62 @@ _SMOOTH = (1e-3, 1e-2, 1e-1, 1.0)
 layer one to one."""
 _PART = 0.9
 """Of the image. The rest are regions where layers went astray."""
+_SMOOTHER, _FILLINGS = (1e3, 1e2, 10.0, 1.0), 20
+"""The same where a part is left out, and how often it is filled with each: the first carry the motion far into it."""
 _AWAY = 0.5
 """Voxels of a level that one layer may be away from several, and steps bring back."""
 
 
-def next_start(layers: Layers, step: float) -> Layers:
+def next_start(layers: Layers, step: float, *, unknown: Mask | None = None) -> Layers:
     """What steps go on from on another level, or with other voxels: one layer if that can be, the affine part in the
     base.
 
     Args:
-        step: distance of the voxels of the level, world units.
+        step: distance of the voxels of the level, world units. unknown: see `in_one_layer`.
     """
-    return in_one_layer(layers, _AWAY * step).rebased()
+    return in_one_layer(layers, _AWAY * step, unknown=unknown).rebased()
 
 
-def in_one_layer(layers: Layers, away: float) -> Layers:
+def in_one_layer(layers: Layers, away: float, *, unknown: Mask | None = None) -> Layers:
     """The layers as the current one alone, if that is one to one, and moves most of the image as they do but for less
-    than `away`, world units; else as they are."""
+    than `away`, world units; else as they are.
+
+    Args:
+        unknown: (*shape) true at voxels of the image whose motion shall continue that of the others.
+    """
     if not layers.finished:
         return layers
     control = layers.control
     places = [BEYOND // 2 + np.arange(_PER_CELL * n + 1) / _PER_CELL for n in control.cells]
     motion, room = _motion(layers, places), room_at_border(control, ())
     values = [_values(place, n) for place, n in zip(places, control.shape, strict=True)]
+    left_out = np.zeros(motion.shape[1:], bool) if unknown is None else _at(unknown, control, places)
     for smooth in _SMOOTH:
-        found = within_room(_along_axes([_least_squares(one, smooth) for one in values], motion), room)
+        found = within_room(_fitted(motion, left_out, values, smooth), room)
         if is_one_to_one(control, found):
-            left = _along_axes(values, found) - motion
-            near = np.quantile(np.linalg.norm(left, axis=0), _PART) < away
+            left = np.linalg.norm(_along_axes(values, found) - motion, axis=0)[~left_out]
+            near = np.quantile(left, _PART) < away
             return replace(layers, finished=(), current=found, before=np.zeros_like(found)) if near else layers
     return layers
+
+
+def _fitted(motion: Floats, left_out: Mask, values: Sequence[Floats], smooth: float) -> Floats:
+    """(D, *nodes) coefficients of a motion. Where that is left out, it is filled by what was fitted before, over and
+    over."""
+    if left_out.any():
+        for smoother in _SMOOTHER:
+            inverses = [_least_squares(one, smoother) for one in values]
+            for _ in range(_FILLINGS):
+                fitted = _along_axes(values, _along_axes(inverses, motion))
+                motion = np.where(left_out, fitted, motion)
+    return _along_axes([_least_squares(one, smooth) for one in values], motion)
+
+
+def _at(voxels: Mask, control: ControlGrid, places: Sequence[Floats]) -> Mask:
+    """(*places) the voxels in which places are."""
+    axes = zip(places, control.cells, voxels.shape, strict=True)
+    index = [np.clip(((place - BEYOND // 2) / cells * n).astype(int), 0, n - 1) for place, cells, n in axes]
+    return voxels[np.ix_(*index)]
 
 
 def _motion(layers: Layers, places: Sequence[Floats]) -> Floats:

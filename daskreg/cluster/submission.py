@@ -34,7 +34,12 @@ _SCRIPT = """\
 {header}
 # Written by `daskreg submit`: {why}
 stopped= child= told=
-tell() {{ told=1; kill -INT "$child" 2>/dev/null || true; }}
+tell() {{
+  told=1
+  # Until the child runs the command it is a copy of this shell, in which the signal would be lost.
+  while cmp -s "/proc/$$/cmdline" "/proc/$child/cmdline" 2>/dev/null; do sleep 0.05; done
+  kill -INT "$child" 2>/dev/null || true
+}}
 stop() {{ stopped=1; [ -z "$child" ] || tell; }}
 trap stop USR1 TERM
 {prologue}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from daskreg.geometry import Box
 from daskreg.sampling.displacements import Displaced
-from daskreg.sampling.spline_weights import cubic_weights
+from daskreg.sampling.spline_weights import along_axes, cubic_weights, in_rows
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ def stretch(path: Displaced, box: Box) -> Floats:
         weights = [_weights(across, axis, part, nodes) for axis in range(box.ndim)]
         found = affine * _determinants(around, weights)
         if path.steps[1:]:
-            way = _along_all(around, [values for values, _ in weights])
+            way = along_axes([values for values, _ in weights], around)
             moved = np.indices(part.shape, np.float64) + np.reshape(part.start, (-1, *(1,) * part.ndim))
             world = _mapped(first.into, moved) + np.tensordot(np.linalg.inv(first.nodes[:-1, :-1]), way, axes=1)
             points = np.moveaxis(_mapped(first.onward, world), 0, -1).reshape(-1, box.ndim)
@@ -80,26 +80,16 @@ def _weights(across: Floats, axis: int, box: Box, nodes: Box) -> tuple[Floats, F
     """(n, nodes) weights of the nodes for each voxel along an axis, and their derivatives by the node."""
     place = across[axis, axis] * np.arange(box.start[axis], box.stop[axis]) + across[axis, -1]
     node = np.floor(place)
-    rows = np.arange(len(place))[:, None]
-    columns = node.astype(int)[:, None] - 1 - nodes.start[axis] + np.arange(4)
-    weights, slopes = (np.zeros((len(place), nodes.shape[axis])) for _ in range(2))
-    weights[rows, columns], slopes[rows, columns] = cubic_weights(place - node)
-    return weights, slopes
-
-
-def _along_all(vectors: Floats, matrices: list[Floats]) -> Floats:
-    """(D, *shape) the matrices applied along the axes of (D, *nodes)."""
-    for axis, matrix in enumerate(matrices[:-1], start=1):
-        vectors = np.moveaxis(np.tensordot(matrix, vectors, axes=(1, axis)), 0, axis)
-    found: Floats = np.matmul(np.ascontiguousarray(vectors), matrices[-1].T)
-    return found
+    first = node.astype(int) - 1 - nodes.start[axis]
+    weights, slopes = cubic_weights(place - node)
+    return in_rows(weights, first, nodes.shape[axis]), in_rows(slopes, first, nodes.shape[axis])
 
 
 def _determinants(vectors: Floats, weights: list[tuple[Floats, Floats]]) -> Floats:
     """(*shape) of 1 + du/dp, in nodes."""
     ndim = len(vectors)
     # columns[b][a]: the derivative of component a along axis b.
-    columns = [_along_all(vectors, [w[int(k == b)] for k, w in enumerate(weights)]) for b in range(ndim)]
+    columns = [along_axes([w[int(k == b)] for k, w in enumerate(weights)], vectors) for b in range(ndim)]
     for axis, column in enumerate(columns):
         column[axis] += 1
     if ndim == 2:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from daskreg.registration.local_contrast.windows_numba import share, subtract, sum_moments, sum_residual
 from daskreg.runtime.threads import pool_threads, spread
-from daskreg.sampling.spline_weights import cubic_weights
+from daskreg.sampling.spline_weights import cubic_weights, in_rows
 
 Singles = NDArray[np.float32]
 T = TypeVar("T")
@@ -61,10 +61,7 @@ class _Axis:
     @cached_property
     def splines(self) -> Singles:
         """(n, nodes) of all nodes."""
-        found = np.zeros((len(self.first), self.cells + 3), np.float32)
-        for k, column in enumerate(self.weights):
-            found[np.arange(len(found)), self.first + k] = column
-        return found
+        return in_rows(self.weights.T, self.first, self.cells + 3)
 
     def part(self, start: int, stop: int) -> _Axis:
         return _Axis(self.cells, self.first[start:stop], np.ascontiguousarray(self.weights[:, start:stop]))

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
+from daskreg.fields import Composite
 from daskreg.registration.deformable.splines.control_grid import BEYOND, ControlGrid
 from daskreg.registration.deformable.splines.layers import Layers
 from daskreg.registration.deformable.splines.one_to_one import is_one_to_one, room_at_border, within_room
-from daskreg.sampling.spline_weights import cubic_weights
+from daskreg.sampling.spline_weights import along_axes, cubic_weights, in_rows
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,10 +27,10 @@ _PER_CELL = 2
 _SMOOTH = (1e-3, 1e-2, 1e-1, 1.0)
 """The weights of differences of coefficients beside the squared error, one after the other where less does not keep the
 layer one to one."""
-_PART = 0.9
-"""Of the image. The rest are regions where layers went astray."""
 _SMOOTHER, _FILLINGS = (1e3, 1e2, 10.0, 1.0), 20
 """The same where a part is left out, and how often it is filled with each: the first carry the motion far into it."""
+_PART = 0.9
+"""Of the image. The rest are regions where layers went astray."""
 _AWAY = 0.5
 """Voxels of a level that one layer may be away from several, and steps bring back."""
 
@@ -59,25 +59,23 @@ def in_one_layer(layers: Layers, away: float, *, unknown: Mask | None = None) ->
     motion, room = _motion(layers, places), room_at_border(control, ())
     values = [_values(place, n) for place, n in zip(places, control.shape, strict=True)]
     left_out = np.zeros(motion.shape[1:], bool) if unknown is None else _at(unknown, control, places)
+    motion = _filled(motion, left_out, values)
     for smooth in _SMOOTH:
-        found = within_room(_fitted(motion, left_out, values, smooth), room)
+        found = within_room(along_axes([_least_squares(one, smooth) for one in values], motion), room)
         if is_one_to_one(control, found):
-            left = np.linalg.norm(_along_axes(values, found) - motion, axis=0)[~left_out]
+            left = np.linalg.norm(along_axes(values, found) - motion, axis=0)[~left_out]
             near = np.quantile(left, _PART) < away
             return replace(layers, finished=(), current=found, before=np.zeros_like(found)) if near else layers
     return layers
 
 
-def _fitted(motion: Floats, left_out: Mask, values: Sequence[Floats], smooth: float) -> Floats:
-    """(D, *nodes) coefficients of a motion. Where that is left out, it is filled by what was fitted before, over and
-    over."""
-    if left_out.any():
-        for smoother in _SMOOTHER:
-            inverses = [_least_squares(one, smoother) for one in values]
-            for _ in range(_FILLINGS):
-                fitted = _along_axes(values, _along_axes(inverses, motion))
-                motion = np.where(left_out, fitted, motion)
-    return _along_axes([_least_squares(one, smooth) for one in values], motion)
+def _filled(motion: Floats, left_out: Mask, values: Sequence[Floats]) -> Floats:
+    """The motion; where that is left out, it is what was fitted before, over and over."""
+    for smooth in _SMOOTHER if left_out.any() else ():
+        inverses = [_least_squares(one, smooth) for one in values]
+        for _ in range(_FILLINGS):
+            motion = np.where(left_out, along_axes(values, along_axes(inverses, motion)), motion)
+    return motion
 
 
 def _at(voxels: Mask, control: ControlGrid, places: Sequence[Floats]) -> Mask:
@@ -96,7 +94,7 @@ def _motion(layers: Layers, places: Sequence[Floats]) -> Floats:
     control = layers.control
     points = control.grid.world(np.stack(np.meshgrid(*places, indexing="ij"), -1).reshape(-1, control.ndim))
     parts = [*layers.finished, (control, layers.current)]
-    there = reduce(lambda at, part: part[0].field(part[1])(at), reversed(parts), points)
+    there = Composite.of(*(grid.field(coefficients) for grid, coefficients in parts))(points)
     moved = (there - points) @ control.image.direction_matrix
     return np.ascontiguousarray(moved.T).reshape(control.ndim, *(len(place) for place in places))
 
@@ -104,10 +102,7 @@ def _motion(layers: Layers, places: Sequence[Floats]) -> Floats:
 def _values(places: Floats, n: int) -> Floats:
     """(len(places), n) of the splines of n control points."""
     cells = np.clip(np.floor(places).astype(int), 1, n - 3)
-    found, rows = np.zeros((len(places), n)), np.arange(len(places))
-    for k, weights in enumerate(cubic_weights(places - cells)[0].T):
-        found[rows, cells - 1 + k] = weights
-    return found
+    return in_rows(cubic_weights(places - cells)[0], cells - 1, n)
 
 
 def _least_squares(values: Floats, smooth: float) -> Floats:
@@ -119,10 +114,3 @@ def _least_squares(values: Floats, smooth: float) -> Floats:
     second, first = np.diff(np.eye(n), 2, axis=0), np.diff(np.eye(n), axis=0)[[0, 1, -2, -1]]
     square = values.T @ values + smooth * (second.T @ second + first.T @ first)
     return np.asarray(np.linalg.solve(square, values.T))
-
-
-def _along_axes(matrices: Sequence[Floats], values: Floats) -> Floats:
-    """A matrix along each axis of (D, ...)."""
-    for axis, matrix in enumerate(matrices, start=1):
-        values = np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(values)

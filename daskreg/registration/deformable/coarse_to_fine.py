@@ -135,10 +135,12 @@ def coarse_to_fine(
             if inliers is not None:
                 images = LevelImages.of(levels[finer], metric, grid.spacing)
                 state.found = images.evaluate(state.layers.transform, order=order)
+            agreeing = None
             if metric != "mi":
-                before, state = state, out_of_local_minima(levels[finer], metric, images, state, solve)
+                before = state
+                state, agreeing = out_of_local_minima(levels[finer], metric, images, state, solve)
                 escaped = state is not before
-            contradicting, misfit = contradictions_of(images, state), state.found.misfit
+            contradicting, misfit = contradictions_of(images, state, agreeing), state.found.misfit
         iterations += state.iterations
         determined[levels[number].step] = state.determined
         known = total_information(images, state.found) if metric == "mi" else np.inf

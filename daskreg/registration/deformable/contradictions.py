@@ -34,10 +34,14 @@ class Contradictions:
     unrelated: bool
 
 
-def contradictions_of(images: LevelImages, state: LevelEstimate) -> Contradictions:
-    """After the images of a level are aligned."""
+def contradictions_of(images: LevelImages, state: LevelEstimate, inliers: Tensor | None = None) -> Contradictions:
+    """After the images of a level are aligned.
+
+    Args:
+        inliers: `inliers_of` these, where they are known.
+    """
     found = state.found
-    inliers = inliers_of(images, found)
+    inliers = inliers_of(images, found) if inliers is None else inliers
     outside = found.weight * ~inliers[0].numpy()
     share = float(outside.sum(dtype=np.float64)) / max(found.total, 1e-6)
     if not share > 0:

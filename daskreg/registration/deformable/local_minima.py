@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from daskreg.registration.deformable.agreement import agreement_of
 from daskreg.registration.deformable.contradictions import inliers_of
@@ -42,14 +43,17 @@ class Solve(Protocol):
 
 def out_of_local_minima(
     level: PyramidLevel, metric: str, images: LevelImages, state: LevelEstimate, solve: Solve
-) -> LevelEstimate:
+) -> tuple[LevelEstimate, Tensor]:
     """Solve a level again, if it has regions that get better from their surroundings; else it stays the same state.
 
     Args:
         level: of which `images` are. state: of the solver on all of these. solve: goes on from layers.
+
+    Returns: the state, and the `inliers_of` it.
     """
     iterations, margins = state.iterations, iter(_MARGINS)
-    region, margin, spacing = _contradicting(images, state), next(margins), state.layers.control.spacing
+    margin, spacing, inliers = next(margins), state.layers.control.spacing, inliers_of(images, state.found)
+    region = _contradicting(images, state, inliers)
     for _ in range(_MOST_ROUNDS):
         if not _FEW < _share(region, state) < _MUCH:
             break
@@ -67,23 +71,24 @@ def out_of_local_minima(
         misfit = state.found.misfit
         least = max(_BETTER * misfit, _PART * (misfit - continued.found.misfit))
         if again.converged and again.found.misfit < misfit - least:
-            state, region = again, _contradicting(images, again)
+            state, inliers = again, inliers_of(images, again.found)
+            region = _contradicting(images, state, inliers)
         elif (wider := next(margins, None)) is not None:
             margin = wider
         else:
             break
     state.iterations = iterations
-    return state
+    return state, inliers
 
 
-def _contradicting(images: LevelImages, state: LevelEstimate) -> NDArray[np.bool_]:
+def _contradicting(images: LevelImages, state: LevelEstimate, inliers: Tensor) -> NDArray[np.bool_]:
     """(*shape) where the images contradict each other, or their gradients have little in common.
 
     With gain and offset of windows the values of any images are alike.
     """
     control = state.layers.control
     different = agreement_of(images, state.found, control).different[np.ix_(*control.nearest(images.fixed_grid))]
-    return np.asarray(~inliers_of(images, state.found)[0].numpy() | different)
+    return np.asarray(~inliers[0].numpy() | different)
 
 
 def _share(region: NDArray[np.bool_], state: LevelEstimate) -> float:
